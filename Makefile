@@ -1,0 +1,27 @@
+# Two commands on a fresh machine: make quickstart, make test.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test test-full clean
+
+quickstart: .venv/installed
+	$(BIN)/python select.py budget=5k
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+test-full: .venv/installed
+	$(BIN)/python -m pytest --full
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[reasoning-gym,launchers,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist

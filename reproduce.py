@@ -1,0 +1,6 @@
+"""Grid to tables: `python reproduce.py table=budget`."""
+
+if __name__ == "__main__":
+    from smart.commands.reproduce import main
+
+    main()

@@ -1,0 +1,190 @@
+"""The one check that rows of every source pass: what cannot be used is an error, or dropped and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from smart.collection.schema import LABELS, SCHEMA, TEXTS
+from smart.collection.tables import is_blank, keep_rows
+from smart.config import UserError
+from smart.templates import TEMPLATES
+
+_SHOWN_ROWS = 3
+_SHOWN_FAULTS = 8
+_SHOWN_CHARACTERS = 40
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Rows of a part that cannot be used, for one reason."""
+
+    column: str
+    what: str
+    rows: np.ndarray
+    """int64: positions in the part, ascending, counted from 0."""
+    values: Mapping[int, object] = field(default_factory=dict)
+    """The values of the first few."""
+    expected: bool = False
+    """True: dropped and counted whatever `bad_rows` says."""
+
+    @property
+    def reason(self) -> str:
+        return f"{self.column}: {self.what}"
+
+    def __str__(self) -> str:
+        rows = self.rows[:_SHOWN_ROWS].tolist()
+        listed = ", ".join(
+            f"{row} ({_short(self.values[row])})" if row in self.values else str(row) for row in rows
+        )
+        count = len(self.rows)
+        more = ", …" if count > len(rows) else ""
+        return f"{self.reason} in {count:,} row{'s' * (count > 1)}: {listed}{more}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+
+
+def fault_where(
+    column: str, what: str, mask: np.ndarray, values: pa.ChunkedArray | None = None
+) -> Iterator[Fault]:
+    """A Fault if `mask` (bool, (n,)) holds anywhere, with the first values there."""
+    rows = np.flatnonzero(mask)
+    if len(rows):
+        first = rows[:_SHOWN_ROWS].tolist()
+        yield Fault(column, what, rows, {} if values is None else {row: values[row].as_py() for row in first})
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one file or data set, as its source hands them over."""
+
+    where: str
+    """How errors name it."""
+    table: pa.Table
+    """The columns of SCHEMA without row; nulls where there is nothing usable."""
+    faults: list[Fault] = field(default_factory=list)
+    """What the source itself saw."""
+
+    @classmethod
+    def of(
+        cls, where: str, columns: Mapping[str, pa.ChunkedArray | str], faults: Sequence[Fault] = ()
+    ) -> Part:
+        """Bring columns to the schema's types; a string stands for the same value in every row.
+
+        A column that isn't text becomes null, with a Fault for all its rows.
+        """
+        count = max(len(column) for column in columns.values() if not isinstance(column, str))
+        found, ready = list(faults), {}
+        for name in (*LABELS, *TEXTS):
+            column = columns[name]
+            if isinstance(column, str):
+                column = _constant(column, count)
+            elif not is_text(column.type):
+                everywhere = np.ones(count, bool)
+                found += fault_where(name, f"{column.type} instead of text", everywhere, column)
+                column = pa.chunked_array([pa.nulls(count, pa.string())])
+            ready[name] = _typed(column, SCHEMA.field(name).type)
+        return cls(where, pa.table(ready), found)
+
+
+def _constant(value: str, count: int) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), [value])])
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column's type is text, or nulls alone."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(test(kind) for test in tests)
+
+
+def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if column.type == kind:
+        return column
+    if pa.types.is_dictionary(kind):
+        return column.cast(kind.value_type).dictionary_encode()
+    return column.cast(kind)
+
+
+def check(parts: Sequence[Part], bad_rows: str) -> tuple[pa.Table, dict[str, int]]:
+    """Join the parts of a split into one table in SCHEMA, rows numbered over all of them before any drop.
+
+    Args:
+        bad_rows: "error" or "drop".
+
+    Returns:
+        The table, and how many rows were dropped for which reason (each row under its first reason).
+
+    Raises:
+        UserError: naming file, column and first rows of what cannot be used; or if no row is left.
+    """
+    tables, dropped, errors, start = [], Counter[str](), [], 0
+    for part in parts:
+        count = len(part.table)
+        row = pa.array(np.arange(start, start + count))
+        keep = np.ones(count, bool)
+        for fault in [*part.faults, *_faults(part.table)]:
+            fault = replace(fault, rows=fault.rows[keep[fault.rows]])  # under its first reason alone
+            if not len(fault.rows):
+                continue
+            if bad_rows == "error" and not fault.expected:
+                errors.append(f"{part.where}: {fault}")
+            dropped[fault.reason] += len(fault.rows)
+            keep[fault.rows] = False
+        tables.append(keep_rows(part.table.append_column("row", row), keep))
+        start += count
+    if errors:
+        raise UserError(_message(errors))
+    counts = dict(dropped)
+    table = pa.concat_tables(tables).cast(SCHEMA).unify_dictionaries()
+    if len(table) == 0:
+        read = f"{start:,} rows read" + "".join(
+            f"; {count:,} dropped, {reason}" for reason, count in counts.items()
+        )
+        raise UserError(f"{parts[0].where}{' and the rest' * (len(parts) > 1)}: no rows to use ({read})")
+    return table, counts
+
+
+def _faults(table: pa.Table) -> Iterator[Fault]:
+    for name in (*LABELS, *TEXTS):
+        column = table[name]
+        if column.null_count:
+            yield from fault_where(name, "null", column.is_null().to_numpy())
+        if name in LABELS:
+            yield from _label_faults(name, column)
+        else:
+            yield from fault_where(name, "empty", _true(is_blank(column)), column)
+
+
+def _label_faults(name: str, column: pa.ChunkedArray) -> Iterator[Fault]:
+    values = [value for value in pc.unique(column).to_pylist() if value is not None]
+    blank = [value for value in values if not value.strip()]
+    unknown = [
+        value for value in values if name == "template_type" and value.strip() and value not in TEMPLATES
+    ]
+    for what, wrong in (("empty", blank), (f"none of {', '.join(TEMPLATES)}", unknown)):
+        if wrong:
+            mask = pc.is_in(column.cast(pa.string()), pa.array(wrong, pa.string()))
+            yield from fault_where(name, what, _true(mask), column)
+
+
+def _true(mask: pa.ChunkedArray) -> np.ndarray:
+    return pc.fill_null(mask, False).to_numpy()
+
+
+def _message(errors: Sequence[str]) -> str:
+    listed = "\n".join(f"  - {error}" for error in errors[:_SHOWN_FAULTS])
+    more = f"\n  and {len(errors) - _SHOWN_FAULTS} more" if len(errors) > _SHOWN_FAULTS else ""
+    return (
+        f"the collection has rows that cannot be used (counted from 0 in each file):\n{listed}{more}\n"
+        "Mend them, or leave them out with bad_rows=drop (the manifest counts them)."
+    )

@@ -1,0 +1,132 @@
+"""Collections in files: Parquet, JSONL and CSV."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smart.collection.check import Part
+from smart.collection.loading import HeldOut, Reading, Source
+from smart.collection.messages import from_messages
+from smart.collection.readers import KNOWN, SUFFIXES, read_columns, suffix_of
+from smart.config import ConfigError, Problems, UserError, nearest
+from smart.runtime.files import hash_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(Source):
+    """Any set of Parquet, JSONL (.jsonl, .jsonl.gz) or CSV (.csv, .csv.gz) files.
+
+    A file holds the schema's columns; or prompt and response; or messages, a list of {role, content}.
+    Without a task_name column a file is one task, named by the file; without template_type its rows are
+    zs_noopt. Columns that mean nothing here are ignored.
+    """
+
+    path: str | Sequence[str] | None = None
+    """A file, a glob (with ** too), or a list of them."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What the files call our columns, e.g. {inputs: question, targets: answer}."""
+    submixture: str = "files"
+    """The submixture of files without such a column."""
+    validation: str | int | Sequence[str] | None = None
+    """A file, glob or list; or a number of rows or a share (2000, 2%) to take out of the pool at random."""
+    seed: int = 23
+    """Of the rows taken out for validation; not the run's seed, so that a sweep over seeds keeps one pool."""
+
+    def validate(self, problems: Problems) -> None:
+        super().validate(problems)
+        for ours, theirs in self.columns.items():
+            if ours not in KNOWN:
+                problems.add(
+                    f"collection.columns.{ours}", theirs, "is no column of ours", nearest(ours, KNOWN)
+                )
+        _check_paths("collection.path", self.path, problems)
+        try:
+            if self.validation is not None and HeldOut.of(self.validation, self.seed) is None:
+                _check_paths("collection.validation", self.validation, problems)
+        except ConfigError as error:
+            problems.found.append(str(error))
+
+    def read(self, cache: Path | None = None) -> Reading:
+        held_out = HeldOut.of(self.validation, self.seed)
+        paths = find(self.path)
+        apart = [] if held_out else find(self.validation)
+        if both := set(map(os.path.abspath, paths)) & set(map(os.path.abspath, apart)):
+            raise UserError(f"collection.validation={self.validation}: {min(both)} is in collection.path too")
+        return Reading(
+            name=_stem(paths),
+            train=self._parts(paths),
+            origin={"kind": "files", "files": [_record(path) for path in [*paths, *apart]]},
+            validation=self._parts(apart) if apart else None,
+            held_out=held_out,
+        )
+
+    def _parts(self, paths: Sequence[str]) -> list[Part]:
+        return [self._part(path, task) for path, task in zip(paths, task_names(paths), strict=True)]
+
+    def _part(self, path: str, task: str) -> Part:
+        columns, faults = read_columns(path, self.columns)
+        if "messages" in columns:
+            columns["inputs"], columns["targets"], more = from_messages(columns["messages"])
+            faults += more
+        defaults = {"submixture": self.submixture, "task_name": task, "template_type": "zs_noopt"}
+        return Part.of(path, {**defaults, **columns}, faults)
+
+
+def find(paths: Any) -> list[str]:
+    """The files that a path, a glob or a list of them name, each once, as written, sorted by absolute path."""
+    found: dict[str, str] = {}
+    for pattern in _patterns(paths):
+        for path in _expand(pattern):
+            found.setdefault(os.path.abspath(path), path)
+    return [path for _, path in sorted(found.items())]
+
+
+def _patterns(paths: Any) -> list[str]:
+    if paths is None:
+        return []
+    return [str(path) for path in paths] if isinstance(paths, list | tuple) else [str(paths)]
+
+
+def _expand(pattern: str) -> list[str]:
+    pattern = os.path.expanduser(pattern)
+    return [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
+
+
+def _check_paths(key: str, paths: Any, problems: Problems) -> None:
+    if not paths:
+        problems.add(key, paths, "no file given", f"set {key}=FILE, a glob in quotes, or a list of them")
+    for pattern in _patterns(paths or None):
+        found = _expand(pattern)
+        if not found:
+            problems.add(key, pattern, "no such file")
+        for path in found:
+            if os.path.isdir(path):
+                problems.add(key, path, "is a folder", f"set '{key}={path.rstrip('/')}/*.parquet'")
+            elif not suffix_of(path):
+                problems.add(key, path, "unknown file type", f"known: {', '.join(SUFFIXES)}")
+
+
+def task_names(paths: Sequence[str]) -> list[str]:
+    """Names for files that are a task each: their stems, or where some are equal their paths."""
+    whole = [os.path.abspath(path)[: -len(suffix_of(path))] for path in paths]
+    stems = [os.path.basename(path) for path in whole]
+    if len(set(stems)) == len(stems):
+        return stems
+    common = os.path.commonpath([os.path.dirname(path) for path in whole])
+    return [os.path.relpath(path, common) for path in whole]
+
+
+def _stem(paths: Sequence[str]) -> str:
+    """The name of one file, or of the folder that holds several."""
+    if len(paths) == 1:
+        return task_names(paths)[0]
+    return Path(os.path.commonpath([os.path.abspath(path) for path in paths])).name or "files"
+
+
+def _record(path: str) -> dict[str, Any]:
+    return {"path": path, "bytes": os.path.getsize(path), "xxh3_128": hash_file(Path(path))}

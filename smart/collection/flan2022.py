@@ -1,0 +1,171 @@
+"""The FLAN 2022 collection in five data sets of the Hugging Face hub, or in a local copy of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from smart.collection.check import Part
+from smart.collection.loading import Reading, Source
+from smart.collection.schema import LABELS, TEXTS
+from smart.config import Problems, UserError, nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+SUBMIXTURES = ("cot", "dialog", "flan2021", "niv2", "t0")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+_HUB_IDS = {name: f"kowndinya23/{name}-submix-4096" for name in SUBMIXTURES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flan2022(Source):
+    """17.6 million rows, 1,840 tasks (Longpre et al. 2023). Texts stay on disk, mapped into memory."""
+
+    datasets: Mapping[str, str] = field(default_factory=_HUB_IDS.copy)
+    """Submixture to data set on the hub; columns inputs, targets, task_name, template_type."""
+    revision: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(SUBMIXTURES, "main"))
+    """Submixture to the commit, tag or branch to read; main where nothing is said. The commit is recorded."""
+    submixtures: Sequence[str] | None = None
+    """Which to read; null = all."""
+    path: str | None = None
+    """A folder with one folder per data set, named as on the hub, instead of the hub."""
+
+    def validate(self, problems: Problems) -> None:
+        super().validate(problems)
+        for key, names in (("submixtures", self.submixtures or ()), ("revision", self.revision)):
+            for name in names:
+                if name not in self.datasets:
+                    problems.add(
+                        f"collection.{key}", name, "no such submixture", nearest(name, self.datasets)
+                    )
+        if self.submixtures is not None and not self.submixtures:
+            problems.add("collection.submixtures", "[]", "nothing to read", "leave it null for all")
+        for name in self._names if self.path else ():
+            if name in self.datasets and not self._folder(name).is_dir():
+                problems.add("collection.path", self.path, f"there is no folder {self._folder(name)}")
+
+    @property
+    def _names(self) -> list[str]:
+        return sorted(self.datasets if self.submixtures is None else set(self.submixtures))
+
+    def _folder(self, name: str) -> Path:
+        assert self.path is not None
+        return Path(self.path).expanduser() / self.datasets[name].rpartition("/")[2]
+
+    def fetch(self) -> None:
+        """Download the data sets and prepare them for reading."""
+        for name in self._names:
+            self._load(name)
+
+    def read(self, cache: Path | None = None) -> Reading:
+        loaded = {name: self._load(name) for name in self._names}
+        parts = {
+            split: [
+                _part(name, self._where(name, split), splits[split])
+                for name, splits in loaded.items()
+                if split in splits
+            ]
+            for split in ("train", "validation")
+        }
+        if not parts["train"]:
+            raise UserError(f"{self._where(self._names[0], 'train')}: there is no train split")
+        return Reading(
+            name="flan2022" if self.submixtures is None else "-".join(self._names),
+            train=parts["train"],
+            validation=parts["validation"] or None,
+            origin={
+                "kind": "flan2022",
+                "datasets": {name: self._identity(name, splits) for name, splits in loaded.items()},
+            },
+        )
+
+    def _where(self, name: str, split: str) -> str:
+        return f"{self._folder(name) if self.path else self.datasets[name]}, split {split}"
+
+    def _load(self, name: str) -> DatasetDict:
+        from datasets import load_dataset
+
+        if self.path:
+            return load_dataset(str(self._folder(name)))
+        hub_id, revision = self.datasets[name], self.revision.get(name, "main")
+        try:
+            splits = load_dataset(hub_id, revision=revision)
+        except OSError as error:  # what datasets and huggingface_hub raise derives from it
+            if error.errno and not isinstance(error, ConnectionError):
+                raise  # a full disk, say
+            raise _refusal(hub_id, revision, error) from error
+        commit = _commit(splits)
+        if (
+            _COMMIT.fullmatch(revision) and commit != revision
+        ):  # offline, datasets takes any commit in its cache
+            raise UserError(
+                f"collection.revision.{name}={revision}: the hub cannot be reached and only commit {commit} "
+                "is on this machine; download yours with fetch_only=true where there is a network"
+            )
+        return splits
+
+    def _identity(self, name: str, splits: DatasetDict) -> dict[str, Any]:
+        if self.path:
+            return {"path": str(self._folder(name))}
+        return {
+            "id": self.datasets[name],
+            "asked": self.revision.get(name, "main"),
+            "commit": _commit(splits),
+        }
+
+
+def _commit(splits: DatasetDict) -> str | None:
+    """The commit that was read: datasets names the folder of prepared files by it."""
+    files = next(iter(splits.values())).cache_files
+    folder = Path(files[0]["filename"]).parent.name if files else ""
+    return folder if _COMMIT.fullmatch(folder) else None
+
+
+def _refusal(hub_id: str, revision: str, error: OSError) -> UserError:
+    from datasets.exceptions import DatasetNotFoundError
+
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, DatasetNotFoundError) and said.startswith("Revision"):
+        return UserError(f"collection.revision: {hub_id} has no revision {revision}")
+    if isinstance(error, DatasetNotFoundError) or status in (401, 403):
+        return UserError(
+            f"{hub_id}: the hub refuses access or has no such data set. Accept its conditions at "
+            f"https://huggingface.co/datasets/{hub_id}, then log in with `hf auth login` or set HF_TOKEN ({said})"
+        )
+    return UserError(
+        f"{hub_id}: not on this machine, and the hub cannot be reached or refuses access. Where there is a network "
+        "and a login (`hf auth login`), run the same command with fetch_only=true; or give a local copy with "
+        f"collection.path=FOLDER ({said})"
+    )
+
+
+def _part(name: str, where: str, rows: Dataset) -> Part:
+    missing = [column for column in ("task_name", "template_type", *TEXTS) if column not in rows.column_names]
+    if missing:
+        raise UserError(f"{where}: no column {', '.join(missing)}; it has: {', '.join(rows.column_names)}")
+    table = rows.data.table
+    columns = {column: table[column] for column in TEXTS}
+    labels = {column: _decoded(table[column], rows.features[column]) for column in LABELS[1:]}
+    return Part.of(where, {"submixture": name, **labels, **columns})
+
+
+def _decoded(column: pa.ChunkedArray, feature: Any) -> pa.ChunkedArray:
+    """ClassLabel numbers become their names, without writing the names out row by row."""
+    names = getattr(feature, "names", None)
+    if names is None:
+        return column
+    known = pc.and_(pc.greater_equal(column, 0), pc.less(column, len(names)))
+    codes = pc.if_else(known, column, None).cast(pa.int32())
+    chunks = [pa.DictionaryArray.from_arrays(chunk, pa.array(names)) for chunk in codes.chunks]
+    return pa.chunked_array(chunks, pa.dictionary(pa.int32(), pa.string()))

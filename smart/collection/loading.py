@@ -1,0 +1,146 @@
+"""From a source's options to a collection."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from smart.collection.check import Part, check
+from smart.collection.schema import Collection
+from smart.collection.tables import fingerprint, hash_texts, keep_rows, later_copies
+from smart.config import Count, Problems, UserError, parse_count
+from smart.runtime.files import hash_bytes
+
+_NUMBER = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?[kKmMbB]?%?")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a source hands over."""
+
+    name: str
+    train: list[Part]
+    origin: dict[str, Any]
+    """For the manifest: what was read."""
+    validation: list[Part] | None = None
+    """The source's own validation split."""
+    held_out: HeldOut | None = None
+    """Or what to take out of the training rows."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A seeded random part of the training rows, kept for validation."""
+
+    count: Count
+    seed: int
+
+    @classmethod
+    def of(cls, value: object, seed: int) -> HeldOut | None:
+        """None where `collection.validation` is no number, but null or names files.
+
+        Raises:
+            ConfigError: for a number that is no count, such as 0 or 0.02.
+        """
+        if value is None or not _NUMBER.fullmatch(str(value)):
+            return None
+        return cls(parse_count(value, "collection.validation"), seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Options of every source."""
+
+    name: str | None = None
+    """Stem in the names of artifacts; null = from what is read."""
+    bad_rows: str = "error"
+    """"error": rows that cannot be used stop the run; "drop": they are left out, and counted."""
+    drop_duplicates: bool = False
+    """Keep the first of rows equal in task, template, inputs and targets; they are counted in any case."""
+
+    def validate(self, problems: Problems) -> None:
+        """Add every wrong value to `problems`; reads no data."""
+        if self.bad_rows not in ("error", "drop"):
+            problems.add("bad_rows", self.bad_rows, "is unknown", "use error or drop")
+
+    def fetch(self) -> None:
+        """Download what `read` needs; most sources need nothing."""
+
+    def read(self, cache: Path | None) -> Reading:
+        raise NotImplementedError
+
+
+def load(options: Source, *, cache: Path | None = None) -> Collection:
+    """Read, check and number the rows of a source.
+
+    Args:
+        cache: a folder where generated rows are kept for the next time; null = nowhere.
+
+    Raises:
+        ConfigError: wrong options, all of them together.
+        UserError: rows that cannot be used, or a source that cannot be read.
+    """
+    problems = Problems()
+    options.validate(problems)
+    problems.raise_if_any()
+    reading = options.read(cache)
+    train = _Split.of("train", reading.train, options)
+    validation = None
+    if reading.validation is not None:
+        validation = _Split.of("validation", reading.validation, options)
+    if reading.held_out is not None:
+        train, validation = train.hold_out(reading.held_out)
+    splits = [split for split in (train, validation) if split is not None]
+    return Collection(
+        name=options.name or reading.name,
+        train=train.table,
+        validation=None if validation is None else validation.table,
+        source={**reading.origin, "splits": {split.name: split.counts for split in splits}},
+        fingerprint=hash_bytes([fingerprint(split.table, split.hashes).encode() for split in splits]),
+    )
+
+
+@dataclass(frozen=True)
+class _Split:
+    name: str
+    table: pa.Table
+    hashes: tuple[np.ndarray, ...]
+    counts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, parts: Sequence[Part], options: Source) -> _Split:
+        table, dropped = check(parts, options.bad_rows)
+        hashes = hash_texts(table)
+        copies = later_copies(table, hashes)
+        counts = {
+            "rows_read": sum(len(part.table) for part in parts),
+            "dropped": dropped,
+            "exact_duplicates": int(copies.sum()),
+            "duplicates_dropped": options.drop_duplicates,
+        }
+        split = cls(name, table, hashes, counts)
+        return split.rows(name, ~copies) if options.drop_duplicates else split
+
+    def rows(self, name: str, keep: np.ndarray) -> _Split:
+        hashes = tuple(array[keep] for array in self.hashes)
+        return _Split(name, keep_rows(self.table, keep), hashes, self.counts)
+
+    def hold_out(self, part: HeldOut) -> tuple[_Split, _Split]:
+        total = len(self.table)
+        count = part.count.of(total)
+        if count >= total:
+            raise UserError(
+                f"collection.validation={part.count.text}: the collection has only {total:,} rows"
+            )
+        keep = np.ones(total, bool)
+        keep[np.random.default_rng(part.seed).permutation(total)[:count]] = False
+        held_out = self.rows("validation", ~keep)
+        return self.rows("train", keep), _Split(
+            "validation", held_out.table, held_out.hashes, {"taken_out_of": "train"}
+        )

@@ -1,0 +1,34 @@
+"""What a collection is: one schema for every source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+LABELS = ("submixture", "task_name", "template_type")
+TEXTS = ("inputs", "targets")
+
+_LABEL = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [(name, _LABEL) for name in LABELS]
+    + [(name, pa.large_string()) for name in TEXTS]
+    + [("row", pa.int64())]
+)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Instruction-formatted tasks; a task is known by (submixture, task_name)."""
+
+    name: str
+    """A readable stem for the names of artifacts."""
+    train: pa.Table
+    """The pool, in SCHEMA; `row` is the row number as read, files sorted by path, before any drop."""
+    validation: pa.Table | None
+    """Rows kept apart, in SCHEMA; `row` counts within their own split, or in the pool if taken out of it."""
+    source: dict[str, Any]
+    """For the manifest: what was read, rows read, dropped per reason, exact duplicates."""
+    fingerprint: str
+    """Hash of the rows of both splits, in order; nothing else about the source matters to what follows."""

@@ -1,0 +1,176 @@
+"""Greedy orderings of whole groups, kept in cache/orderings: one serves every budget."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from smart.embedding import Vectors
+from smart.runtime.executor import map_unordered
+from smart.runtime.files import atomic_file, hash_bytes
+from smart.runtime.locks import locked
+from smart.runtime.manifest import make_key, write_manifest
+from smart.runtime.progress import progress
+from smart.submodular import maximize, quality
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+SAVE_EVERY = 10.0
+"""Seconds between shards: what a kill can cost."""
+PART = 20_000
+"""The most rows that optimizer=partition orders at once."""
+SAMPLE = 2_000
+"""Rows on which the quality of a partition is measured."""
+ALONE = 20_000
+"""Rows from which a group gets all threads to itself; smaller ones share the cores, one thread each."""
+
+
+@dataclass(frozen=True)
+class Orderer:
+    """How a group is ordered: a set function of vectors, and the optimiser's settings."""
+
+    function: Callable[..., Any]
+    """Makes the set function from vectors (n, d)."""
+    config: dict[str, Any]
+    """What decides the orderings, for their key."""
+    memory: int
+    """Bytes above the vectors, for all groups under way."""
+    partition: bool = False
+    """Split groups of more than PART rows: approximate."""
+    seed: int = 0
+    """Of the parts."""
+
+    def order(self, X: np.ndarray, threads: int, share: int) -> np.ndarray:
+        """Rows of X (n, d) in greedy order, with one of `share` equal parts of the memory."""
+        parts = self.parts(len(X))
+        how: dict[str, Any] = (
+            {"optimizer": "partition", "parts": parts, "seed": self.seed} if parts > 1 else {}
+        )
+        memory = self.memory // share
+        return maximize(self.function(X), budget=len(X), threads=threads, memory_limit=memory, **how).order
+
+    def parts(self, rows: int) -> int:
+        return -(-rows // PART) if self.partition else 1
+
+    def quality(self, X: np.ndarray) -> float:
+        """How good the order in parts is on a sample of X (n, d), beside exact greedy and chance, at a tenth of it."""
+        generator = np.random.default_rng(self.seed)
+        f = self.function(X[np.sort(generator.permutation(len(X))[:SAMPLE])])
+        chosen = maximize(
+            f, budget=f.n, optimizer="partition", parts=self.parts(len(X)), seed=self.seed
+        ).order
+        exact, chance = maximize(f, budget=f.n // 10).order, generator.permutation(f.n)[: f.n // 10]
+        return quality(f, chosen[: f.n // 10], exact, chance)
+
+
+def orderings_key(orderer: Orderer, vectors_key: str, offsets: np.ndarray) -> str:
+    groups = hash_bytes([np.ascontiguousarray(offsets, dtype="<i8").tobytes()])
+    return make_key(orderer.config, [vectors_key, groups], VERSION)
+
+
+def order_groups(
+    orderer: Orderer, vectors: Vectors, offsets: np.ndarray, wanted: Sequence[int], cache: Path, threads: int
+) -> dict[int, np.ndarray]:
+    """For each wanted group, its rows (counted from the group's first) in greedy order.
+
+    Args:
+        offsets: int64 (groups + 1,); group g holds vectors[offsets[g]:offsets[g + 1]].
+        wanted: numbers of groups; those not in the cache are computed, largest first.
+        cache: the folder cache/orderings. What is finished is saved every ten seconds, so a kill loses little.
+
+    Returns:
+        {group: int32 (rows,)}, a permutation each.
+    """
+    key = orderings_key(orderer, vectors.key, offsets)
+    folder = cache / key
+    with locked(cache / f"{key}.lock"):
+        known = read_shards(folder)
+        sizes = np.diff(offsets)
+        missing = sorted((g for g in wanted if g not in known), key=lambda g: (-sizes[g], g))
+        if missing:
+            started = time.monotonic()
+            known |= _compute(orderer, vectors, offsets, missing, folder, threads)
+            write_manifest(
+                folder,
+                {
+                    "kind": "orderings",
+                    "key": key,
+                    "inputs": [vectors.key],
+                    "config": orderer.config,
+                    "counts": {
+                        "groups": len(known),
+                        "rows": int(sum(len(order) for order in known.values())),
+                    },
+                    "seconds": round(time.monotonic() - started, 3),
+                },
+            )
+    return {group: known[group] for group in wanted}
+
+
+def read_shards(folder: Path) -> dict[int, np.ndarray]:
+    """All orderings that the cache holds; a damaged shard is noted and removed, to be made again."""
+    known: dict[int, np.ndarray] = {}
+    for shard in sorted(folder.glob("*.parquet")):
+        try:
+            table = pq.read_table(shard, page_checksum_verification=True)
+            groups, orders = table["group"].to_numpy(), table["order"].combine_chunks()
+        except (pa.ArrowInvalid, OSError, KeyError) as error:
+            log.warning("%s is damaged (%s); its orderings are made again.", shard, error)
+            shard.unlink()
+            continue
+        starts = orders.offsets.to_numpy()
+        flat = orders.values.to_numpy()
+        known |= {int(g): flat[starts[i] : starts[i + 1]] for i, g in enumerate(groups)}
+    return known
+
+
+def _compute(
+    orderer: Orderer, vectors: Vectors, offsets: np.ndarray, missing: list[int], folder: Path, threads: int
+) -> dict[int, np.ndarray]:
+    large = [g for g in missing if offsets[g + 1] - offsets[g] >= ALONE]
+    small = missing[len(large) :]
+    done: dict[int, np.ndarray] = {}
+    unsaved: dict[int, np.ndarray] = {}
+    last_saved = time.monotonic()
+
+    def work(group: int, inner: int, outer: int) -> np.ndarray:
+        X = vectors[int(offsets[group]) : int(offsets[group + 1])]
+        return orderer.order(X, inner, outer).astype(np.int32)
+
+    total = int(sum(offsets[g + 1] - offsets[g] for g in missing))
+    try:
+        with progress(total=total, desc=f"Ordering {len(missing)} groups", unit=" rows") as bar:
+            for groups, outer, inner in ((large, 1, threads), (small, threads, 1)):
+                for group, order in map_unordered(partial(work, inner=inner, outer=outer), groups, outer):
+                    unsaved[group] = order
+                    bar.update(len(order))
+                    if time.monotonic() - last_saved > SAVE_EVERY:
+                        _save(unsaved, folder)
+                        done |= unsaved
+                        unsaved, last_saved = {}, time.monotonic()
+    finally:
+        if unsaved:
+            _save(unsaved, folder)
+    return done | unsaved
+
+
+def _save(orders: dict[int, np.ndarray], folder: Path) -> None:
+    groups = sorted(orders)
+    table = pa.table(
+        {
+            "group": pa.array(groups, pa.int32()),
+            "order": pa.array([orders[g] for g in groups], pa.large_list(pa.int32())),
+        }
+    )
+    with atomic_file(folder / f"{groups[0]:07d}-{len(groups)}.parquet") as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True, compression="zstd")

@@ -1,0 +1,91 @@
+"""Vectors that the user made elsewhere, one for each row of the collection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from smart.config import Problems, UserError
+from smart.embedding.prompts import Prompts
+from smart.embedding.vectors import Vectors
+from smart.runtime.files import hash_file
+from smart.runtime.manifest import make_key
+
+VERSION = 1
+BLOCK = 65_536
+
+
+@dataclass(frozen=True)
+class Precomputed:
+    """A .npy file (rows, d) of floats, row i being the vector of row i of the collection as read.
+
+    The file is read where it lies, through a memory map: a copy would double its disk, and cut float32
+    vectors down to float16. Rows that were dropped from the pool leave their vectors unused.
+    """
+
+    path: str | None = None
+    """The .npy file."""
+
+    def validate(self, problems: Problems) -> None:
+        if self.path is None or not Path(self.path).is_file():
+            problems.add("encoder.path", self.path, "is not a file", "name a .npy of one vector a row")
+
+    def fetch(self) -> None:
+        """Nothing: the file is there."""
+
+    def key(self, prompts: Prompts) -> str:
+        """Name the vectors by the file's bytes and the rows taken from it."""
+        return make_key({"encoder": "precomputed"}, [hash_file(self._file), prompts.hash_rows()], VERSION)
+
+    def vectors(self, prompts: Prompts, folder: Path) -> Vectors:
+        """Vectors in group order; FOLDER/KEY holds only what is learnt about them.
+
+        Raises:
+            UserError: where the file is not a float matrix with a row for each row of the collection, or a
+                vector that is used is not finite.
+        """
+        array = self._load(prompts.rows_read)
+        self._check(array, prompts)
+        rows = prompts.row_numbers()
+        key = self.key(prompts)
+        return Vectors(
+            key, folder / key, len(rows), array.shape[1], 0, lambda start, stop: array[rows[start:stop]]
+        )
+
+    @property
+    def _file(self) -> Path:
+        if self.path is None:
+            raise UserError("encoder.path=null: name a .npy of one vector a row")
+        return Path(self.path)
+
+    def _load(self, rows_read: int) -> np.ndarray:
+        try:
+            array = np.load(self._file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"encoder.path={self.path}: cannot be read as a .npy file ({error})") from error
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"encoder.path={self.path}: is an archive; save one matrix with numpy.save")
+        if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
+            raise UserError(
+                f"encoder.path={self.path}: holds {array.dtype} {array.shape}, not floats of shape (rows, d)"
+            )
+        if len(array) != rows_read:
+            raise UserError(
+                f"encoder.path={self.path}: holds {len(array):,} vectors, but the collection has "
+                f"{rows_read:,} rows as read; make one vector for each row, files sorted by path, "
+                "before anything is dropped"
+            )
+        return array
+
+    def _check(self, array: np.ndarray, prompts: Prompts) -> None:
+        used = np.zeros(len(array), dtype=bool)
+        used[prompts.row_numbers()] = True
+        for start in range(0, len(array), BLOCK):
+            with np.errstate(over="ignore"):
+                block = array[start : start + BLOCK].astype(np.float32)
+            bad = np.flatnonzero(used[start : start + BLOCK] & ~np.isfinite(block).all(axis=1))
+            if len(bad):
+                listed = ", ".join(str(start + row) for row in bad[:5])
+                raise UserError(f"encoder.path={self.path}: vectors of rows {listed} … are not finite")

@@ -1,0 +1,245 @@
+"""The store of vectors: keyed, in shards, each hashed, resumed from the last whole one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from smart.config import UserError
+from smart.embedding.encoders import Encoded, Encoder, Session
+from smart.embedding.precomputed import Precomputed
+from smart.embedding.prompts import Prompts
+from smart.embedding.vectors import Vectors
+from smart.runtime.files import PARTIAL, hash_file, write_atomic
+from smart.runtime.locks import locked
+from smart.runtime.manifest import FILE, make_key, read_manifest, versions, write_manifest
+from smart.runtime.progress import progress
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+SHARD_ROWS = 50_000
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What `embed` would do, as far as it can be known without doing it."""
+
+    key: str | None
+    """None where the encoder has to be fetched before its revision is known."""
+    rows: int
+    """Prompts still to be encoded."""
+    bytes: int | None
+    """Disk that their vectors will take, or None where the encoder's dimensions are not known yet."""
+
+
+def embed(
+    prompts: Prompts, encoder: Encoder | Precomputed, folder: Path, shard_rows: int = SHARD_ROWS
+) -> Vectors:
+    """Vectors of the prompts in group order: found under FOLDER/KEY, or resumed, or made.
+
+    Hashes are checked each time; damaged shards, and only those, are made again. Of two processes that want
+    the same vectors, the second waits for the first.
+
+    Raises:
+        UserError: where the encoder cannot be had, a vector is not finite or does not fit the storage type,
+            precomputed vectors do not fit the collection, or the disk is full.
+    """
+    if isinstance(encoder, Precomputed):
+        return encoder.vectors(prompts, folder)
+    if encoder.identity() is None:
+        encoder.fetch()
+    store = _Store(prompts, encoder, folder, shard_rows)
+    with locked(folder / f"{store.key}.lock"):
+        shards = store.complete()
+    return store.open(shards)
+
+
+def look_up(
+    prompts: Prompts, encoder: Encoder | Precomputed, folder: Path, shard_rows: int = SHARD_ROWS
+) -> Outlook:
+    """Say what `embed` would have to do, from small files alone (and the prompts' hash); writes nothing."""
+    if isinstance(encoder, Precomputed):
+        return Outlook(encoder.key(prompts), rows=0, bytes=0)
+    key, rows = None, len(prompts)
+    if encoder.identity() is not None:
+        store = _Store(prompts, encoder, folder, shard_rows)
+        recorded = [store.record(number) for number in range(store.count)]
+        key, rows = store.key, rows - sum(shard.rows for shard in recorded if shard)
+    width = encoder.width() if rows else 0
+    return Outlook(key, rows, None if width is None else rows * width * np.dtype(encoder.dtype).itemsize)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """The record of a shard, written after it: a shard without one is not whole."""
+
+    hash: str
+    rows: int
+    dimensions: int
+    truncated: int
+
+
+class _Store:
+    """FOLDER/KEY: 00000.npy and its record 00000.json, and so on; manifest.json comes last."""
+
+    def __init__(self, prompts: Prompts, encoder: Encoder, folder: Path, shard_rows: int) -> None:
+        self.prompts, self.encoder, self.shard_rows = prompts, encoder, shard_rows
+        self.config = {"encoder": encoder.identity(), "dtype": encoder.dtype, "shard_rows": shard_rows}
+        self.texts = prompts.hash_texts()
+        self.key = make_key(self.config, [self.texts], VERSION)
+        self.home = folder / self.key
+        self.count = len(range(0, len(prompts), shard_rows))
+
+    def path(self, number: int) -> Path:
+        return self.home / f"{number:05d}.npy"
+
+    def rows(self, number: int) -> int:
+        return min(self.shard_rows, len(self.prompts) - number * self.shard_rows)
+
+    def record(self, number: int) -> _Shard | None:
+        """What was recorded of a shard, or None where it was never whole."""
+        try:
+            return _Shard(**json.loads(self.path(number).with_suffix(".json").read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def complete(self) -> list[_Shard]:
+        """Make what is missing or damaged; returns the records of all shards."""
+        for left_over in self.home.glob(f".*{PARTIAL}*"):
+            left_over.unlink()
+        shards = {number: shard for number in range(self.count) if (shard := self._whole(number))}
+        missing = [number for number in range(self.count) if number not in shards]
+        if missing or read_manifest(self.home) is None:
+            (self.home / FILE).unlink(missing_ok=True)
+            started = time.monotonic()
+            shards |= self._make(missing)
+            self._write_manifest([shards[number] for number in range(self.count)], time.monotonic() - started)
+        else:
+            log.info("The embeddings are there: %s", self.home)
+        return [shards[number] for number in range(self.count)]
+
+    def open(self, shards: list[_Shard]) -> Vectors:
+        arrays = [np.load(self.path(number), mmap_mode="r") for number in range(self.count)]
+
+        def read(start: int, stop: int) -> np.ndarray:
+            numbers = range(start // self.shard_rows, max(start, stop - 1) // self.shard_rows + 1)
+            firsts = [number * self.shard_rows for number in numbers]
+            parts = [
+                arrays[number][max(0, start - first) : stop - first]
+                for number, first in zip(numbers, firsts, strict=True)
+            ]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+        truncated = sum(shard.truncated for shard in shards)
+        return Vectors(self.key, self.home, len(self.prompts), shards[0].dimensions, truncated, read)
+
+    def _whole(self, number: int) -> _Shard | None:
+        shard = self.record(number)
+        if shard is None:
+            return None
+        path = self.path(number)
+        if not path.is_file() or hash_file(path) != shard.hash:
+            log.warning("%s is damaged or gone: made again.", path)
+            return None
+        return shard
+
+    def _make(self, missing: list[int]) -> dict[int, _Shard]:
+        if not missing:
+            return {}
+        rows = sum(map(self.rows, missing))
+        done = len(self.prompts) - rows
+        if done:
+            log.info(
+                "%d of %d prompts are embedded already; resuming in %s", done, len(self.prompts), self.home
+            )
+        with (
+            self.encoder.open() as session,
+            progress(total=len(self.prompts), initial=done, desc="Embedding", unit="row") as bar,
+        ):
+            return {number: self._make_shard(number, session, bar) for number in missing}
+
+    def _make_shard(self, number: int, session: Session, bar: progress) -> _Shard:
+        start = number * self.shard_rows
+        encoded = self._encode(start, start + self.rows(number), session, bar)
+        self._check(encoded.vectors, start)
+        vectors, path = encoded.vectors.astype(self.encoder.dtype), self.path(number)
+        rows_left = sum(self.rows(later) for later in range(number, self.count) if not self.record(later))
+        with _full_disk_explained(self.home, rows_left * vectors[0].nbytes):
+            write_atomic(path, _npy(vectors))
+            shard = _Shard(hash_file(path), len(vectors), vectors.shape[1], encoded.truncated)
+            write_atomic(path.with_suffix(".json"), json.dumps(asdict(shard)) + "\n")
+        return shard
+
+    def _encode(self, start: int, stop: int, session: Session, bar: progress) -> Encoded:
+        """Encode a shard, texts of like length together, so that little is padded."""
+        texts = self.prompts.take(start, stop)
+        by_length = np.argsort(-pc.binary_length(texts).to_numpy(), kind="stable")
+        parts, truncated = [], 0
+        for first in range(0, len(texts), session.block):
+            part = texts.take(pa.array(by_length[first : first + session.block]))
+            encoded = session.encode(part.to_pylist())
+            parts.append(encoded.vectors)
+            truncated += encoded.truncated
+            bar.update(len(part))
+        return Encoded(np.concatenate(parts)[np.argsort(by_length)], truncated)
+
+    def _check(self, vectors: np.ndarray, start: int) -> None:
+        largest = np.abs(vectors).max(axis=1)
+        bad = np.flatnonzero(~(largest <= np.finfo(self.encoder.dtype).max))  # NaN is not <=
+        if len(bad):
+            rows = np.sort(self.prompts.row_numbers(start + bad))
+            fault = "not finite: the encoder fails on these prompts"
+            if np.isfinite(largest).all():
+                fault = f"too large for {self.encoder.dtype}; set encoder.dtype=float32"
+            listed = ", ".join(map(str, rows[:5])) + (" …" if len(rows) > 5 else "")
+            raise UserError(f"Vectors of rows {listed} of the collection are {fault}")
+
+    def _write_manifest(self, shards: list[_Shard], seconds: float) -> None:
+        content: dict[str, Any] = {
+            "kind": "embeddings",
+            "key": self.key,
+            "inputs": {"prompts": self.texts},
+            "config": self.config,
+            "versions": versions("numpy", "pyarrow"),
+            "counts": {
+                "rows": len(self.prompts),
+                "dimensions": shards[0].dimensions,
+                "truncated": sum(shard.truncated for shard in shards),
+            },
+            "files": {self.path(number).name: shard.hash for number, shard in enumerate(shards)},
+            "timings": {"last_session_seconds": round(seconds, 3)},
+        }
+        write_manifest(self.home, content)
+
+
+def _npy(vectors: np.ndarray) -> bytes:
+    # Through memory: on a full disk, numpy.save to a file raises an OSError that does not say so.
+    buffer = io.BytesIO()
+    np.save(buffer, vectors)
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _full_disk_explained(folder: Path, size: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{folder} is full: the vectors still to be stored need {size:,} bytes. What is there is whole: "
+            "free some space, or move output_root to a larger disk, and run the same command again"
+        ) from error

@@ -1,0 +1,116 @@
+"""Vectors in group order, wherever they lie, and what one pass over them tells."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from smart.runtime.files import atomic_file, hash_bytes
+from smart.runtime.locks import locked
+from smart.runtime.progress import progress
+from smart.templates import TEMPLATES
+
+log = logging.getLogger(__name__)
+
+BLOCK = 16_384
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Vectors (n, d) in group order, memory-mapped: `vectors[start:stop]` copies only what it returns."""
+
+    key: str
+    """Names the prompts, their order, the encoder and the storage type."""
+    folder: Path
+    """Where the vectors, or what is known about them, are kept."""
+    n: int
+    d: int
+    truncated: int
+    """Prompts that the encoder cut."""
+    read: Callable[[int, int], np.ndarray]
+    """read(start, stop) gives rows start … stop - 1 in any float type."""
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """float32 (k, d), a copy.
+
+        Raises:
+            ValueError: for a slice with a step.
+        """
+        start, stop, step = rows.indices(self.n)
+        if step != 1:
+            raise ValueError(f"vectors are read in order, but the slice has step {step}")
+        return np.array(self.read(start, max(start, stop)), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What one pass over the vectors tells."""
+
+    task_means: np.ndarray
+    """float32 (tasks, d): mean of a task's vectors over all template types, not normalised."""
+    distinct: np.ndarray
+    """int64 (tasks * 4,): distinct vectors in each group."""
+
+
+def summarize(vectors: Vectors, offsets: np.ndarray) -> Summary:
+    """Task means (stage 1 of the method) and distinct vectors per group, kept beside the vectors.
+
+    Args:
+        offsets: int64 (tasks * 4 + 1,), group g being vectors offsets[g] … offsets[g + 1] - 1.
+
+    Raises:
+        ValueError: where the offsets do not cover the vectors, or a task holds none.
+    """
+    ends = offsets[:: len(TEMPLATES)]
+    if offsets[0] != 0 or offsets[-1] != vectors.n or len(offsets) % len(TEMPLATES) != 1:
+        raise ValueError(
+            f"offsets {offsets[0]} … {offsets[-1]} do not cover {vectors.n} vectors in groups of 4"
+        )
+    if np.any(np.diff(ends) <= 0):
+        raise ValueError(f"task {np.flatnonzero(np.diff(ends) <= 0)[0]} holds no vectors")
+    path = vectors.folder / f"summary-{hash_bytes([offsets.astype('<i8').tobytes()])[:16]}.npz"
+    # The store's own lock: who holds it may clear away temporary files beside the vectors.
+    with locked(vectors.folder.with_name(f"{vectors.folder.name}.lock")):
+        summary = _load(path)
+        if summary is None:
+            summary = _pass_over(vectors, offsets)
+            with atomic_file(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, task_means=summary.task_means, distinct=summary.distinct)
+    return summary
+
+
+def _pass_over(vectors: Vectors, offsets: np.ndarray) -> Summary:
+    groups = len(offsets) - 1
+    sums = np.zeros((groups // len(TEMPLATES), vectors.d))
+    distinct = np.zeros(groups, dtype=np.int64)
+    with progress(total=vectors.n, desc="Task means", unit="row") as bar:
+        for group in range(groups):
+            seen: set[int] = set()
+            for start in range(offsets[group], offsets[group + 1], BLOCK):
+                block = vectors[start : min(start + BLOCK, offsets[group + 1])]
+                sums[group // len(TEMPLATES)] += block.sum(axis=0, dtype=np.float64)
+                seen.update(map(xxhash.xxh3_64_intdigest, block))
+                bar.update(len(block))
+            distinct[group] = len(seen)
+    sizes = np.diff(offsets[:: len(TEMPLATES)])
+    return Summary((sums / sizes[:, None]).astype(np.float32), distinct)
+
+
+def _load(path: Path) -> Summary | None:
+    try:
+        with np.load(path) as arrays:  # a zip: its checksums notice damage
+            return Summary(arrays["task_means"], arrays["distinct"])
+    except FileNotFoundError:
+        return None
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError):
+        log.warning("%s is damaged: made again.", path)
+        return None

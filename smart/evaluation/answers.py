@@ -1,0 +1,255 @@
+"""A model's answers to lm-eval's requests: batch by batch, over processes, and never twice.
+
+The batches are those that lm-eval's own class for Hugging Face models would make of all requests together. A batch is
+the unit that is shared among processes and kept on disk, so neither the number of processes nor an interruption
+changes what is padded with what, and the answers stay the same to the last digit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lm_eval.api.model import LM
+from lm_eval.models.utils import Collator, normalize_gen_kwargs
+
+from smart.config import UserError
+from smart.runtime.files import hash_bytes
+from smart.runtime.progress import progress
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+Pair = tuple[tuple[str, str], list[int], list[int]]
+"""A likelihood request: its texts, the ids of its context, the ids of its continuation."""
+
+
+class AnswerStore:
+    """Answers of finished batches, one line each, appended to one file per process.
+
+    The folder stands for one model in one precision at one batch size: its caller names it by all of these.
+    """
+
+    def __init__(self, folder: Path, writer: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / f"{writer}.jsonl"
+        self._known: dict[str, list[Any]] = {}
+        for file in sorted(folder.glob("*.jsonl")):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                try:
+                    key, answers = json.loads(line)
+                except ValueError:  # blank, or torn by a kill in the middle of writing
+                    continue
+                self._known[key] = answers
+
+    def get(self, key: str) -> list[Any] | None:
+        return self._known.get(key)
+
+    def put(self, key: str, answers: list[Any]) -> None:
+        self._known[key] = answers
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps([key, answers]))  # the break first: the line before may be torn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share a run's batches."""
+
+    rank: int = 0
+    size: int = 1
+
+    def gather(self, mine: dict[int, list[Any]]) -> dict[int, list[Any]]:
+        """The answers of all processes, on each of them."""
+        if self.size == 1:
+            return mine
+        import torch.distributed
+
+        parts: list[dict[int, list[Any]]] = [{} for _ in range(self.size)]
+        torch.distributed.all_gather_object(parts, mine)
+        return {number: answers for part in parts for number, answers in part.items()}
+
+
+@dataclass
+class Tally:
+    """What the requests of a run come to."""
+
+    requests: int = 0
+    from_store: int = 0
+    """Answered by an earlier run."""
+    truncated: int = 0
+    """Longer than the model's context: lm-eval cuts their left part off."""
+    input_tokens: int = 0
+    """Read by the model, without padding; options of one prompt that differ in their last token are read once."""
+    new_tokens: int = 0
+    """At most so many are generated."""
+
+
+class Batch(NamedTuple):
+    numbers: list[int]
+    """Places of its requests in the list of all."""
+    content: list[Any]
+    """What each request asks."""
+
+
+class BatchedLM(LM):
+    """lm-eval's model interface around its own HFLM, which does all tokenising and scoring.
+
+    Args:
+        store: keeps answers for later runs; None keeps nothing.
+    """
+
+    def __init__(
+        self, inner: HFLM, store: AnswerStore | None = None, processes: Processes | None = None
+    ) -> None:
+        super().__init__()
+        self.inner = inner
+        self.tally = Tally()
+        self._store = store
+        self._processes = processes or Processes()
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.inner.tokenizer_name)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        return str(self.inner.apply_chat_template(chat_history, add_generation_prompt))
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        pairs = [self.pair(*request.args) for request in requests]
+        batches = likelihood_batches(pairs, self.inner.batch_size)
+        self.tally.input_tokens += sum(len(ids) for ids in {(*p[1], *p[2][:-1]) for p in pairs})
+        self.tally.truncated += sum(len(p[1]) + len(p[2]) > self.inner.max_length + 1 for p in pairs)
+
+        def score(content: list[Pair]) -> list[Any]:
+            return self.inner._loglikelihood_tokens(content, disable_tqdm=True)
+
+        return [(value, greedy) for value, greedy in self._answer("loglikelihood", batches, score)]
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        asked = [request.args for request in requests]
+        lengths = [len(self.inner.tok_encode(context)) for context, _ in asked]
+        for length, (_, options) in zip(lengths, asked, strict=True):
+            new = normalize_gen_kwargs(dict(options), self.inner.max_gen_toks)["max_gen_toks"]
+            if new >= self.inner.max_length:
+                raise UserError(
+                    f"max_length={self.inner.max_length}: a task generates up to {new} tokens, which leaves no room for"
+                    " its prompts; raise max_length, or take a model with a longer context"
+                )
+            self.tally.input_tokens += length
+            self.tally.new_tokens += new
+            self.tally.truncated += length > self.inner.max_length - new
+
+        def generate(content: list[Any]) -> list[Any]:
+            instances: Any = [SimpleNamespace(args=args) for args in content]
+            return self.inner.generate_until(instances, disable_tqdm=True)
+
+        return self._answer(
+            "generate_until", generation_batches(asked, lengths, self.inner.batch_size), generate
+        )
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        batches = [Batch([number], [request.args]) for number, request in enumerate(requests)]
+
+        def roll(content: list[Any]) -> list[Any]:
+            instances: Any = [SimpleNamespace(args=args) for args in content]
+            return self.inner.loglikelihood_rolling(instances, disable_tqdm=True)
+
+        return self._answer("loglikelihood_rolling", batches, roll)
+
+    def pair(self, context: str, continuation: str) -> Pair:
+        """Ids as `TemplateLM.loglikelihood` makes them."""
+        inner = self.inner
+        if context:
+            return (context, continuation), *inner._encode_pair(context, continuation)
+        ids = inner.tok_encode(continuation, add_special_tokens=False)
+        if ids[0] == inner.prefix_token_id:
+            return (context, continuation), ids[:1], ids[1:]
+        return (context, continuation), [inner.prefix_token_id], ids
+
+    def _answer(
+        self, kind: str, batches: Sequence[Batch], compute: Callable[[list[Any]], list[Any]]
+    ) -> list[Any]:
+        """Answers in the order of the requests, from the store or from the model."""
+        total = sum(len(batch.numbers) for batch in batches)
+        mine: dict[int, list[Any]] = {}
+        share = range(self._processes.rank, len(batches), self._processes.size)
+        with progress(
+            total=total, desc=f"Answering {kind}", unit=" requests", disable=self._processes.rank > 0
+        ) as bar:
+            for place in share:
+                batch = batches[place]
+                key = hash_bytes([kind.encode(), json.dumps(batch.content).encode()])
+                known = self._store.get(key) if self._store else None
+                if known is None:
+                    known = compute(batch.content)
+                    if self._store:
+                        self._store.put(key, known)
+                else:
+                    self.tally.from_store += len(known)
+                mine[place] = known
+                bar.update(len(known) * self._processes.size)
+        found = self._processes.gather(mine)
+        self.tally.requests += total
+        answers: list[Any] = [None] * total
+        for place, batch in enumerate(batches):
+            for number, answer in zip(batch.numbers, found[place], strict=True):
+                answers[number] = answer
+        return answers
+
+
+class CountingLM(BatchedLM):
+    """Tokenises and counts, and answers nothing of sense: for a plan, which loads no weights."""
+
+    def _answer(
+        self, kind: str, batches: Sequence[Batch], compute: Callable[[list[Any]], list[Any]]
+    ) -> list[Any]:
+        total = sum(len(batch.numbers) for batch in batches)
+        self.tally.requests += total
+        return [{"loglikelihood": (0.0, False), "generate_until": ""}.get(kind, 0.0)] * total
+
+
+def likelihood_batches(pairs: Sequence[Pair], size: int) -> list[Batch]:
+    """The batches that HFLM makes: longest first, options that differ only in their last token as one."""
+
+    def prompt(row: tuple[int, list[int], list[int]]) -> list[int]:
+        return row[1] + row[2][:-1]
+
+    def longest_first(row: tuple[int, list[int], list[int]]) -> tuple[int, tuple[int, ...]]:
+        ids = row[1] + row[2]
+        return -len(ids), tuple(ids)
+
+    rows = [(number, context, answer) for number, (_, context, answer) in enumerate(pairs)]
+    members = defaultdict(list)
+    for row in rows:
+        members[tuple(prompt(row))].append(row[0])
+    collator = Collator(rows, sort_fn=longest_first, group_fn=prompt, group_by="contexts")
+    batches = []
+    for chunk in collator.get_batched(n=size):
+        numbers = [number for row in chunk for number in members[tuple(prompt(row))]]
+        batches.append(Batch(numbers, [pairs[number] for number in numbers]))
+    return batches
+
+
+def generation_batches(
+    asked: Sequence[tuple[str, dict[str, Any]]], lengths: Sequence[int], size: int
+) -> list[Batch]:
+    """The batches that HFLM makes: equal options together, longest prompts first."""
+    rows = [(context, options, number) for number, (context, options) in enumerate(asked)]
+    collator = Collator(
+        rows,
+        sort_fn=lambda row: (-lengths[row[2]], row[0]),
+        group_fn=lambda row: row[1],
+        group_by="gen_kwargs",
+    )
+    return [
+        Batch([row[2] for row in chunk], [(row[0], row[1]) for row in chunk])
+        for chunk in collator.get_batched(n=size)
+    ]

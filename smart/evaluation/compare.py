@@ -1,0 +1,256 @@
+"""Scores against scores: two models on the same items, or groups of runs over seeds."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smart.config import UserError
+from smart.evaluation.scores import read_scores, values_of
+from smart.evaluation.statistics import Difference, group_difference, holm, mean_score, paired_difference
+from smart.runtime.files import atomic_folder, write_atomic
+from smart.runtime.manifest import make_key, read_manifest, write_manifest
+
+VERSION = 1
+SEEDS = 3
+"""Runs that a group needs: with fewer, how much seeds matter is anyone's guess."""
+LEVEL = 0.05
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One folder of scores."""
+
+    name: str
+    values: dict[Key, np.ndarray]
+    """(task, metric, filter) → number of each item."""
+    documents: dict[str, list[tuple[int, str, str]]]
+    """Task → (number, hash, hash of the prompt) of each item."""
+    parts: dict[str, list[str]]
+    key: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Scores:
+        samples, results = read_scores(folder)
+        documents: dict[str, set[tuple[int, str, str]]] = {}
+        columns = (samples[name].to_pylist() for name in ("task", "doc_id", "doc_hash", "prompt_hash"))
+        for task, *document in zip(*columns, strict=True):
+            documents.setdefault(task, set()).add(tuple(document))
+        listed = {task: sorted(found) for task, found in documents.items()}
+        key = (read_manifest(folder) or {}).get("key", "")
+        return cls(folder.resolve().name, values_of(samples), listed, results["parts"], key)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: a suite, a metric, and what became of it."""
+
+    first: str
+    second: str
+    part: str
+    metric: str
+    items: int
+    scores: tuple[float, float]
+    difference: Difference
+    adjusted: float = 1.0
+    """Its p-value, adjusted for all rows of the table."""
+
+    @property
+    def inside_noise(self) -> bool:
+        return not self.adjusted < LEVEL
+
+    def sentence(self, runs: bool) -> str:
+        what, interval = self.difference, self.difference.interval
+        of = "the groups of runs" if runs else "the models"
+        evidence = (
+            f"95 % interval {interval.low:+.4f} to {interval.high:+.4f}; {what.test} p = {what.p:.3g}, after Holm"
+            f" {self.adjusted:.3g}"
+        )
+        turned = "" if what.gained is None else f"; {what.gained + (what.lost or 0)} decisions differ"
+        where = f"{self.part} ({self.metric}, {self.items:,} items)"
+        if self.inside_noise:
+            return (
+                f"{where}: the difference of {interval.value:+.4f} between {of} {self.first} and {self.second}"
+                f" is inside the noise ({evidence}{turned})."
+            )
+        more, less = (self.first, self.second) if interval.value > 0 else (self.second, self.first)
+        scope = "ways of making runs, as far as these seeds show" if runs else "two models only"
+        return (
+            f"{where}: {more} scores {abs(interval.value):.4f} higher than {less} ({evidence}{turned}). This speaks"
+            f" of these {scope}."
+        )
+
+
+def compare(spec: Any, output: Path | None, root: Path, seed: int) -> tuple[Path, str]:
+    """Compare what `spec` names, and write a table and a figure.
+
+    Args:
+        spec: two folders, or name → folders of runs that differ in their seed.
+
+    Returns:
+        The folder, and the sentences.
+
+    Raises:
+        UserError: for folders without scores, too few runs, or scores of other items.
+    """
+    groups = _groups(spec)
+    read = {name: [Scores.read(Path(folder)) for folder in folders] for name, folders in groups.items()}
+    runs = isinstance(spec, Mapping)
+    if not runs:
+        read = {name: [scores] for name, (scores,) in zip(_names(read), read.values(), strict=True)}
+    rows = [row for pair in combinations(read, 2) for row in _compare_pair(read, *pair, seed)]
+    adjusted = holm([row.difference.p for row in rows])
+    rows = [replace(row, adjusted=float(p)) for row, p in zip(rows, adjusted, strict=True)]
+    text = "\n".join(row.sentence(runs) for row in rows)
+    keys = [scores.key for listed in read.values() for scores in listed]
+    key = make_key({"names": list(read), "seed": seed}, keys, VERSION)
+    folder = output or root / f"compare-{'-'.join(list(read)[:2])[:60]}-{key[:8]}"
+    with atomic_folder(folder) as draft:
+        _write_table(draft / "comparison.csv", rows)
+        _draw(draft / "comparison.png", rows)
+        write_atomic(
+            draft / "README.md", f"# {' against '.join(read)}\n\n![](comparison.png)\n\n" + _bullets(text)
+        )
+        write_manifest(
+            draft, {"kind": "comparison", "key": key, "inputs": keys, "config": {"compare": groups}}
+        )
+    return folder, text
+
+
+def _groups(spec: Any) -> dict[str, list[str]]:
+    if isinstance(spec, Mapping):
+        if len(spec) < 2 or any(len(folders) < SEEDS for folders in spec.values()):
+            raise UserError(
+                f"compare: groups need at least {SEEDS} runs each, and there must be two:"
+                " compare={smart:[A1,A2,A3],equal:[B1,B2,B3]}; for two models give compare=[A,B]"
+            )
+        return {str(name): [str(folder) for folder in folders] for name, folders in spec.items()}
+    if not isinstance(spec, Sequence) or isinstance(spec, str) or len(spec) != 2 or spec[0] == spec[1]:
+        raise UserError(f"compare={spec}: needs two different folders of scores: compare=[A,B]")
+    return {str(folder): [str(folder)] for folder in spec}
+
+
+def _names(read: Mapping[str, list[Scores]]) -> list[str]:
+    names = [scores.name for (scores,) in read.values()]
+    return names if len(set(names)) == len(names) else list(read)
+
+
+def _compare_pair(read: Mapping[str, list[Scores]], first: str, second: str, seed: int) -> list[Row]:
+    everyone = [*read[first], *read[second]]
+    parts = {name: tasks for name, tasks in everyone[0].parts.items() if _shared(name, everyone)}
+    if not parts:
+        raise UserError(f"compare: {first} and {second} have no suite in common")
+    rows = []
+    for part, tasks in parts.items():
+        for task in tasks:
+            _check_items(task, everyone)
+        for metric, filter_name in _metrics(tasks, everyone):
+            a, b = (_stacked(read[name], tasks, metric, filter_name) for name in (first, second))
+            if len(everyone) == 2:
+                difference = paired_difference([x[0] for x in a], [x[0] for x in b], seed=seed)
+            else:
+                difference = group_difference(a, b, seed=seed)
+            means = [mean_score([x.mean(axis=0) for x in scores], "micro") for scores in (a, b)]
+            label = metric if filter_name == "none" else f"{metric}, {filter_name}"
+            items = sum(x.shape[1] for x in a)
+            rows.append(Row(first, second, part, label, items, (means[0], means[1]), difference))
+    return rows
+
+
+def _shared(part: str, everyone: Sequence[Scores]) -> bool:
+    return all(scores.parts.get(part) == everyone[0].parts[part] for scores in everyone)
+
+
+def _check_items(task: str, everyone: Sequence[Scores]) -> None:
+    one = everyone[0]
+    for other in everyone[1:]:
+        if other.documents[task] != one.documents[task]:
+            sizes = len(one.documents[task]), len(other.documents[task])
+            raise UserError(
+                f"compare: {one.name} and {other.name} did not answer the same prompts of {task} ({sizes[0]} and"
+                f" {sizes[1]} items): score both with the same limit, shots and data"
+            )
+
+
+def _metrics(tasks: Sequence[str], everyone: Sequence[Scores]) -> list[tuple[str, str]]:
+    found = dict.fromkeys(
+        (metric, filter_name) for task, metric, filter_name in everyone[0].values if task in set(tasks)
+    )
+    return [
+        pair for pair in found if all((task, *pair) in scores.values for scores in everyone for task in tasks)
+    ]
+
+
+def _stacked(
+    listed: Sequence[Scores], tasks: Sequence[str], metric: str, filter_name: str
+) -> list[np.ndarray]:
+    """For each task, float (runs, items)."""
+    return [np.stack([scores.values[task, metric, filter_name] for scores in listed]) for task in tasks]
+
+
+def _bullets(text: str) -> str:
+    return "".join(f"- {line}\n" for line in text.splitlines())
+
+
+def _write_table(path: Path, rows: Sequence[Row]) -> None:
+    lines = [
+        {
+            "part": row.part,
+            "metric": row.metric,
+            "first": row.first,
+            "second": row.second,
+            "items": row.items,
+            "first_score": row.scores[0],
+            "second_score": row.scores[1],
+            "difference": row.difference.interval.value,
+            "low": row.difference.interval.low,
+            "high": row.difference.interval.high,
+            "test": row.difference.test,
+            "p": row.difference.p,
+            "p_holm": row.adjusted,
+            "gained": row.difference.gained,
+            "lost": row.difference.lost,
+            "inside_noise": row.inside_noise,
+        }
+        for row in rows
+    ]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def _draw(path: Path, rows: Sequence[Row]) -> None:
+    from matplotlib import pyplot
+
+    from smart.runtime.figures import COLOURS, save_figure, style
+
+    with style():
+        figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.45 * len(rows)))
+        for place, row in enumerate(rows):
+            at, colour = row.difference.interval, "#888888" if row.inside_noise else COLOURS[0]
+            axes.plot([at.low, at.high], [place, place], color=colour, linewidth=2)
+            axes.plot(at.value, place, "o", color=colour, markersize=6)
+        axes.axvline(0, color="black", linewidth=0.8)
+        pairs = {(row.first, row.second) for row in rows}
+        several = len(pairs) > 1
+        labels = [
+            f"{f'{row.first} − {row.second}: ' if several else ''}{row.part} ({row.metric})" for row in rows
+        ]
+        axes.set_yticks(range(len(rows)), labels)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        figure.supxlabel(
+            "difference and 95 % interval (grey: inside the noise after Holm's correction)", fontsize=10
+        )
+        title = "Differences between groups of runs" if several else " − ".join(next(iter(pairs)))
+        axes.set_title(title, fontsize=9)
+        save_figure(figure, path)

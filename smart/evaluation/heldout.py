@@ -1,0 +1,190 @@
+"""Unseen tasks of a collection file, written as lm-eval tasks that its own command can run too.
+
+Each task of the file becomes up to three: `heldout_text_*` (an answer is generated: exact match and ROUGE-L),
+`heldout_loss_*` (loss per supervised token of the reference answer) and `heldout_options_*` (the likeliest option,
+for rows that have options).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from smart.config import UserError
+from smart.model.tokens import encode
+from smart.runtime.files import atomic_folder, hash_bytes, hash_file
+from smart.runtime.locks import locked
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LONGEST_ANSWER = 256
+"""Tokens; the longest reference of a task decides, up to so many."""
+_VERSION = "1"
+_KINDS: dict[str, dict[str, Any]] = {
+    "heldout_text": {
+        "output_type": "generate_until",
+        "doc_to_target": "{{target}}",
+        "metrics": ("exact_match", "rougeL"),
+        "process": "text",
+    },
+    "heldout_loss": {
+        "output_type": "loglikelihood",
+        "doc_to_target": "{{continuation}}",
+        "metrics": ("loss",),
+        "process": "loss",
+    },
+    "heldout_options": {
+        "output_type": "multiple_choice",
+        "doc_to_target": "{{label}}",
+        "doc_to_choice": "{{options}}",
+        "metrics": ("acc", "acc_norm"),
+        "process": None,
+    },
+}
+
+
+def write_tasks(file: Path, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Path:
+    """Write lm-eval task files for the tasks of a collection file; returns their folder.
+
+    The file has the columns inputs, targets, task_name, and may have task_source (the category), references and
+    options (lists of text). A row's supervised tokens are those of training: the answer and the end of sequence.
+
+    Raises:
+        UserError: where the file cannot be used.
+    """
+    if not file.is_file():
+        raise UserError(f"suite.collection={file}: no such file")
+    table = pq.read_table(file)
+    if missing := sorted({"inputs", "targets", "task_name"} - set(table.column_names)):
+        raise UserError(f"suite.collection={file}: lacks the columns {', '.join(missing)}")
+    said = tokenizer.backend_tokenizer.to_str() + str(tokenizer.eos_token)
+    folder = cache / hash_bytes([_VERSION.encode(), hash_file(file).encode(), said.encode()])[:16]
+    with locked(folder.with_suffix(".lock")):
+        if not folder.exists():
+            with atomic_folder(folder) as draft:
+                _write(table, tokenizer, draft, folder.resolve())
+    return folder.resolve()
+
+
+def _write(table: pa.Table, tokenizer: PreTrainedTokenizerBase, draft: Path, final: Path) -> None:
+    (draft / "heldout_metrics.py").write_text(
+        "from smart.evaluation.heldout import per_token, score_loss, score_text\n", encoding="utf-8"
+    )
+    members: dict[str, list[str]] = {group: [] for group in _KINDS}
+    names = np.array(table["task_name"].to_pylist())
+    for name in np.unique(names):
+        rows = _documents(table.filter(pa.array(names == name)), tokenizer)
+        stem = re.sub(r"\W+", "_", str(name))
+        for group in _KINDS:
+            wanted = [row for row in rows if group != "heldout_options" or row["label"] is not None]
+            if wanted:
+                task = f"{group}_{stem}"
+                pq.write_table(pa.Table.from_pylist(wanted), draft / f"{task}.parquet")
+                _write_yaml(draft, task, _task(group, task, wanted, final / f"{task}.parquet"))
+                members[group].append(task)
+    for group, tasks in members.items():
+        metrics = [{"metric": metric, "weight_by_size": False} for metric in _KINDS[group]["metrics"]]
+        if tasks:
+            _write_yaml(draft, group, {"group": group, "task": tasks, "aggregate_metric_list": metrics})
+
+
+def groups_in(folder: Path) -> list[str]:
+    """The groups that `write_tasks` has written: a file without options has no heldout_options."""
+    return [group for group in _KINDS if (folder / f"{group}.yaml").is_file()]
+
+
+def _documents(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    rows = table.to_pylist()
+    prompts, targets = ([row[key] for row in rows] for key in ("inputs", "targets"))
+    documents = []
+    for row, tokens in zip(rows, encode(tokenizer, prompts, targets), strict=True):
+        assert tokens is not None  # nothing is too long without a bound
+        options = row.get("options") or []
+        documents.append(
+            {
+                "prompt": row["inputs"],
+                "target": row["targets"],
+                # as training reads it; lm-eval puts no delimiter before what it scores by likelihood
+                "continuation": " " + row["targets"] + str(tokenizer.eos_token),
+                "tokens": len(tokens.response),
+                "references": row.get("references") or [row["targets"]],
+                "options": options,
+                "label": options.index(row["targets"]) if row["targets"] in options else None,
+                "category": str(row.get("task_source") or ""),
+            }
+        )
+    return documents
+
+
+def _task(group: str, task: str, rows: list[dict[str, Any]], data: Path) -> dict[str, Any]:
+    kind = _KINDS[group]
+    content: dict[str, Any] = {
+        "task": task,
+        "dataset_path": "parquet",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test",
+        "output_type": kind["output_type"],
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": kind["doc_to_target"],
+        "num_fewshot": 0,
+        "metric_list": [
+            {"metric": metric, "higher_is_better": metric != "loss"} for metric in kind["metrics"]
+        ],
+        "metadata": {"version": 1.0, "category": rows[0]["category"]},
+    }
+    for metric in content["metric_list"]:
+        metric["aggregation"] = (
+            "!function heldout_metrics.per_token" if metric["metric"] == "loss" else "mean"
+        )
+    if kind["process"]:
+        content["process_results"] = f"!function heldout_metrics.score_{kind['process']}"
+    if "doc_to_choice" in kind:
+        content["doc_to_choice"] = kind["doc_to_choice"]
+    if group == "heldout_text":
+        longest = min(LONGEST_ANSWER, max(row["tokens"] for row in rows))
+        content["generation_kwargs"] = {"until": ["\n\n"], "max_gen_toks": longest, "do_sample": False}
+    return content
+
+
+def _write_yaml(folder: Path, name: str, content: dict[str, Any]) -> None:
+    # JSON is YAML, but for the tag that names a function.
+    text = re.sub(r'"(!function [\w.]+)"', r"\1", json.dumps(content, indent=2, ensure_ascii=False))
+    (folder / f"{name}.yaml").write_text(text + "\n", encoding="utf-8")
+
+
+def score_text(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """Against the best of the references; as in Super-NaturalInstructions, case and punctuation do not count."""
+    answer = results[0].strip()
+    references = doc["references"]
+    return {
+        "exact_match": float(any(_plain(answer) == _plain(reference) for reference in references)),
+        "rougeL": max(_rouge(reference, answer) for reference in references),
+    }
+
+
+def score_loss(doc: dict[str, Any], results: list[Any]) -> dict[str, tuple[float, int]]:
+    """Negative log-likelihood of the reference, and how many tokens it has."""
+    ((likelihood, _),) = results if isinstance(results[0], tuple | list) else [results]
+    return {"loss": (-likelihood, doc["tokens"])}
+
+
+def per_token(items: list[tuple[float, int]]) -> float:
+    """Loss per supervised token over all items, whatever their lengths."""
+    return sum(loss for loss, _ in items) / sum(tokens for _, tokens in items)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"[^\w\s]", "", text.lower())).strip()
+
+
+def _rouge(reference: str, answer: str) -> float:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return float(RougeScorer(["rougeL"], use_stemmer=True).score(reference, answer)["rougeL"].fmeasure)

@@ -1,0 +1,236 @@
+"""What is scored: a base model, an adapter on it, or a model of its own; found first, loaded later, and proved."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smart.config import Problems, UserError
+from smart.model.base import Base, Texts, find_base, load_tokenizer, weights_source
+from smart.model.load import load_model
+from smart.model.options import ModelOptions
+from smart.runtime.files import hash_bytes, hash_file
+from smart.runtime.manifest import read_manifest
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedTokenizerBase
+
+PROBES = (
+    "The capital of France is",
+    "Question: What is 7 times 8?\nAnswer:",
+    "Translate into German: Good morning, how are you?",
+)
+"""Prompts whose logits an adapter must change."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a model is loaded and read."""
+
+    dtype: str = "bfloat16"
+    """bfloat16 or float32."""
+    four_bit: bool | None = None
+    """True: the base in 4 bits (NF4); None: as the adapter was trained, and never for a model without adapter."""
+    batch_size: int | str = 8
+    """Prompts at once; auto: as many as a GPU holds. In bfloat16 it changes scores: keep it fixed to compare."""
+    max_length: int | None = None
+    """Tokens of prompt and answer; None: what the model was trained on."""
+
+    def validate(self, problems: Problems) -> None:
+        if self.dtype not in ("bfloat16", "float32"):
+            problems.add("dtype", self.dtype, "must be bfloat16 or float32")
+        size = self.batch_size
+        if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            problems.add("batch_size", size, "must be a whole number, at least 1, or auto")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that was found, before any of its weights is read."""
+
+    name: str
+    """Stem of the scores' folder."""
+    base: Base
+    adapter: Path | None
+    adapter_key: str | None
+    manifest: dict[str, Any]
+    """The adapter's own, if smart made it: what it was trained on, and how."""
+    precision: Precision
+
+    @property
+    def four_bit(self) -> bool:
+        if self.precision.four_bit is not None or self.adapter is None:
+            return bool(self.precision.four_bit)
+        return bool(self.manifest.get("config", {}).get("tuning", {}).get("method") == "qlora")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides answers: no other model's are taken for its own."""
+        return {
+            "base": self.base.key,
+            "adapter": self.adapter_key,
+            "attention": self.base.options.attention,
+            **asdict(self.precision),
+            "four_bit": self.four_bit,
+        }
+
+    def tokenizer(self, texts: Texts) -> PreTrainedTokenizerBase:
+        """The adapter's, which is the one it was trained with; else the base's."""
+        if self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file():
+            from transformers import AutoTokenizer
+
+            return AutoTokenizer.from_pretrained(self.adapter)
+        return load_tokenizer(self.base, texts)
+
+
+def find_subject(model: ModelOptions | None, adapter: Path | None, precision: Precision) -> Subject:
+    """Find what `model` and `adapter` mean; with an adapter, `model` may be None.
+
+    Raises:
+        UserError: where neither is given, one cannot be found, or the two do not belong together.
+    """
+    if adapter is None:
+        if model is None:
+            raise UserError("model: name one (model=mistral_7b), or an adapter=FOLDER, which knows its model")
+        base = find_base(model)
+        return Subject(_stem(model.name), base, None, None, {}, precision)
+    manifest = read_manifest(adapter) or {}
+    if not adapter.is_dir():
+        raise UserError(f"adapter={adapter}: no such folder; python train.py prints where it wrote one")
+    if manifest.get("status") == "interrupted":
+        raise UserError(f"adapter={adapter}: its training is not finished; the train command goes on with it")
+    if not (adapter / "adapter_config.json").is_file():
+        return _whole_model(model, adapter, manifest, precision)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    trained_on = manifest.get("config", {}).get("model") or {"name": config.get("base_model_name_or_path")}
+    if not trained_on["name"]:
+        raise UserError(
+            f"adapter={adapter}: does not say on which model it was trained; name it with model=…"
+        )
+    if trained_on.get("lora_targets"):
+        trained_on = {**trained_on, "lora_targets": tuple(trained_on["lora_targets"])}
+    base = find_base(model or ModelOptions(**trained_on))
+    expected = manifest.get("base", {}).get("key")
+    if (expected and expected != base.key) or (not expected and base.options.name != trained_on["name"]):
+        raise UserError(
+            f"adapter={adapter}: was trained on {trained_on['name']}{f' ({expected})' if expected else ''}, not on"
+            f" {base.options.name} ({base.key}); leave model out to take its own"
+        )
+    return Subject(adapter.resolve().name, base, adapter, _adapter_key(adapter), manifest, precision)
+
+
+def _whole_model(
+    model: ModelOptions | None, folder: Path, manifest: dict[str, Any], precision: Precision
+) -> Subject:
+    # What full tuning writes, or a merged model.
+    if not (folder / "config.json").is_file():
+        raise UserError(f"adapter={folder}: holds neither an adapter nor a model")
+    if model is not None:
+        raise UserError(f"model={model.name}: leave it out, since adapter={folder} is a whole model")
+    name = folder.parent.name + "-merged" if folder.name == "merged" else folder.resolve().name
+    return Subject(name, find_base(ModelOptions(str(folder))), None, None, manifest, precision)
+
+
+def _adapter_key(adapter: Path) -> str:
+    files = [adapter / "adapter_config.json", *sorted(adapter.glob("adapter_model.*"))]
+    return hash_bytes([hash_file(file).encode() for file in files])
+
+
+def _stem(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].lower()
+
+
+def load_subject(subject: Subject, tokenizer: PreTrainedTokenizerBase, models: Path, device: Any) -> HFLM:
+    """Load the weights into lm-eval's own class, and prove that the adapter does something.
+
+    Args:
+        models: cache of base models that the hub does not have.
+
+    Raises:
+        UserError: for an adapter that does not fit, or changes nothing.
+    """
+    source = weights_source(subject.base, models)
+    dtype = subject.precision.dtype
+    model: Any = load_model(subject.base, source, dtype=dtype, four_bit=subject.four_bit, device=device)
+    if not subject.four_bit:
+        model = model.to(device)
+    if subject.adapter is not None:
+        model = _adapt(model, subject.adapter)
+        check_adapter(model, tokenizer, subject.adapter)
+    lm = wrap(model.eval(), tokenizer, subject)
+    if subject.precision.batch_size == "auto":
+        lm.batch_size_per_gpu = lm._detect_batch_size()
+        log.info("batch_size=auto: %d prompts fit at once.", lm.batch_size_per_gpu)
+    return lm
+
+
+def wrap(model: Any, tokenizer: PreTrainedTokenizerBase, subject: Subject) -> HFLM:
+    """lm-eval's class around a model that is loaded, or has only its shapes."""
+    from lm_eval.models.huggingface import HFLM
+
+    logging.getLogger("lm_eval.models.huggingface").setLevel(logging.ERROR)  # that a model was handed over
+    return HFLM(
+        pretrained=model,
+        backend="causal",
+        tokenizer=tokenizer,
+        batch_size=subject.precision.batch_size,
+        max_length=subject.precision.max_length or subject.base.context,
+    )
+
+
+def _adapt(model: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(adapter))
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()
+        raise UserError(f"adapter={adapter}: does not fit the model ({' '.join(first[:2])})") from error
+
+
+def check_adapter(model: Any, tokenizer: PreTrainedTokenizerBase, adapter: Path) -> list[float]:
+    """The largest change of a logit by the adapter on each of the probes: float (3,).
+
+    Raises:
+        UserError: if one does not change at all, or is not a number.
+    """
+    import torch
+
+    changes: list[float] = []
+    model.eval()
+    for probe in PROBES:
+        ids = tokenizer(probe, return_tensors="pt", return_token_type_ids=False).to(model.device)
+        with torch.no_grad():
+            adapted = model(**ids).logits.float()
+            with model.disable_adapter():
+                plain = model(**ids).logits.float()
+        changes.append(float((adapted - plain).abs().max()))
+    if not all(change > 0 for change in changes):
+        raise UserError(
+            f"adapter={adapter}: leaves the model as it is (largest changes of a logit on three prompts:"
+            f" {', '.join(f'{change:.2g}' for change in changes)}); it was not trained, or is not loaded"
+        )
+    log.info("The adapter changes logits by up to %s.", ", ".join(f"{change:.2g}" for change in changes))
+    return changes
+
+
+def settings(lm: HFLM, subject: Subject) -> dict[str, Any]:
+    """For the record: how text became tokens and tokens became answers."""
+    first = lm.tok_encode("a")
+    return {
+        **subject.identity,
+        "model": subject.base.options.name,
+        "adapter_folder": None if subject.adapter is None else str(subject.adapter),
+        "batch_size": lm.batch_size,
+        "max_length": lm.max_length,
+        "device": lm.device.type,
+        "beginning_of_sequence": lm.tokenizer.decode(first[0]) if len(first) > 1 else None,
+        "padding": {"likelihood": "right", "generation": "left"},
+        "tokenizer": hash_bytes([lm.tokenizer.backend_tokenizer.to_str().encode()]),
+    }

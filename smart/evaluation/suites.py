@@ -1,0 +1,156 @@
+"""Suites: which of lm-eval's tasks, with how many shots."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smart.config import Problems, UserError
+
+if TYPE_CHECKING:
+    from lm_eval.tasks.manager import TaskDict, TaskManager
+
+SEEDS = {"python": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
+"""The defaults of lm-eval's own command."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A list of lm-eval tasks or groups; none is changed but by its number of shots."""
+
+    name: str
+    tasks: Sequence[str] = ()
+    """Names as in lm-eval; a group stands for all its tasks."""
+    shots: int | None = None
+    """For tasks that leave the number of shots open, as MMLU does; the tasks of BBH fix their own."""
+    collection: str | None = None
+    """A Parquet file of unseen tasks in the columns of a collection; they become lm-eval tasks."""
+    limit: int | None = None
+    """Items of each task; the command's `limit` wins."""
+
+    def validate(self, problems: Problems) -> None:
+        if not self.tasks and not self.collection:
+            problems.add(
+                "suite.tasks",
+                list(self.tasks),
+                "names no task",
+                "for suite=heldout give suite.collection=FILE.parquet",
+            )
+        for key in ("shots", "limit"):
+            value = getattr(self, key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                problems.add(f"suite.{key}", value, "must be a whole number, at least 0")
+
+
+@dataclass(frozen=True)
+class LoadedSuite:
+    """A suite's tasks with their data."""
+
+    loaded: TaskDict
+    parts: dict[str, list[str]]
+    """Name asked for → the tasks with items that it stands for."""
+
+
+def load_suite(names: Sequence[str], shots: int | None, extra: Path | None = None) -> LoadedSuite:
+    """Load tasks by name, as lm-eval does, and set the shots where they are left open.
+
+    Args:
+        extra: a folder of further task files.
+
+    Raises:
+        UserError: for an unknown task, with the nearest; for data that is not there.
+    """
+    manager = _manager(names, extra)
+    for name in names:
+        if name not in manager.all_tasks:
+            raise UserError(f"suite.tasks: lm-eval has no task {name}. {_nearest_task(name, manager)}")
+    try:
+        loaded = manager.load(list(names))
+    except (OSError, ValueError) as error:
+        # ConnectionError and the data sets' own errors are of these kinds
+        raise UserError(
+            f"the data of {', '.join(names)} cannot be read ({str(error).strip().splitlines()[0]}); give it with"
+            " benchmark_data=FOLDER, or run the same command with fetch_only=true where the hub can be reached"
+        ) from error
+    for task in loaded["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=shots or 0)
+        task.set_fewshot_seed(seed=SEEDS["fewshot"])
+    return LoadedSuite(loaded, {name: _leaves(name, loaded, manager) for name in names})
+
+
+def _manager(names: Sequence[str], extra: Path | None) -> TaskManager:
+    # Reading every task that lm-eval has takes seconds, and these two folders hold what the suites name.
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    for said in ("lm_eval.tasks", "lm_eval.api.task", "lm_eval.evaluator"):
+        logging.getLogger(said).setLevel(logging.ERROR)
+    root = Path(lm_eval.__file__).parent / "tasks"
+    own = [extra] if extra else []
+    quick = TaskManager(include_defaults=False, include_path=[root / "mmlu" / "default", root / "bbh", *own])
+    if set(names) <= set(quick.all_tasks):
+        return quick
+    return TaskManager(include_path=own) if own else TaskManager()
+
+
+def _leaves(name: str, loaded: TaskDict, manager: TaskManager) -> list[str]:
+    if name in loaded.get("groups", {}):
+        return [task.task_name for task in loaded["groups"][name].get_all_tasks()]
+    if name in loaded["tasks"]:
+        return [name]
+    return sorted(set(manager.load([name])["tasks"]))  # a tag
+
+
+def _nearest_task(name: str, manager: TaskManager) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, manager.all_tasks, n=5)
+    return f"Did you mean {', '.join(close)}?" if close else "lm-eval ls tasks lists them all."
+
+
+def stock_texts() -> dict[str, list[str]]:
+    """Name of each part of MMLU and BBH, such as bbh/navigate → the questions on which models are scored."""
+    texts: dict[str, list[str]] = {}
+    for task in load_suite(["mmlu", "bbh_zeroshot"], None).loaded["tasks"].values():
+        name = f"{task.DATASET_PATH.rpartition('/')[2]}/{task.DATASET_NAME}"
+        texts[name] = [doc.get("question") or doc["input"] for doc in task.eval_docs]
+    return texts
+
+
+def run_suite(lm: Any, suite: LoadedSuite, limit: int | None, chat_template: bool = False) -> dict[str, Any]:
+    """lm-eval's own evaluation of tasks that are loaded, with the seeds of its command.
+
+    Returns:
+        lm-eval's results with samples.
+    """
+    import random
+
+    import numpy as np
+    import torch
+    from lm_eval.evaluator import evaluate
+
+    random.seed(SEEDS["python"])
+    np.random.seed(SEEDS["numpy"])
+    torch.manual_seed(SEEDS["torch"])
+    with _without_bars():
+        results = evaluate(lm, suite.loaded, limit=limit, apply_chat_template=chat_template)
+    assert results is not None
+    return dict(results)
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    # lm-eval draws a bar for each of 84 subtasks, each of which takes no time.
+    from lm_eval.api import task
+
+    before = task.tqdm
+    task.tqdm = lambda rows, **_: rows
+    try:
+        yield
+    finally:
+        task.tqdm = before

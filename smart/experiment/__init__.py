@@ -1,0 +1,1 @@
+"""Grids, plans, runs (each stage its own process, by its command), tables, report."""

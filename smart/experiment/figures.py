@@ -1,0 +1,259 @@
+"""Figures of a table: score against budget and number of tasks, a heat map of functions, budgets, gains."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smart.config import ConfigError, parse_count
+from smart.experiment.grid import Values, shown
+from smart.experiment.render import Table
+from smart.experiment.scores import Metric
+from smart.experiment.stages import Run, Study
+from smart.experiment.states import is_done
+from smart.experiment.table import Row
+from smart.runtime.figures import COLOURS, save_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LINES = 6
+"""Mixtures drawn in one figure of budgets."""
+_HEAT = ("select.fn", "select.instance_fn")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    name: str
+    caption: str
+    svg: str
+
+
+def draw_figures(folder: Path, study: Study, table: Table) -> list[Drawing]:
+    """Draw what the grid has numbers for; each is written as PNG and SVG, and returned for the report."""
+    makers: dict[str, tuple[str, Callable[[], Figure | None]]] = {
+        "scores": ("Scores of each row, with 95 % intervals", lambda: _scores(table)),
+        "budget": (
+            "Score against budget, with 95 % intervals",
+            lambda: _against(table, "select.budget", "rows"),
+        ),
+        "tasks": ("Score against number of tasks", lambda: _against(table, "select.num_tasks", "tasks")),
+        "functions": ("Score by function for tasks and for instances", lambda: _heat(table)),
+        "budgets": ("Rows of each task", lambda: _budgets(study)),
+        "gains": ("Marginal gain of each task, in greedy order", lambda: _gains(study)),
+    }
+    drawings = []
+    with style():
+        for name, (caption, make) in makers.items():
+            figure = make()
+            if figure is not None:
+                drawings.append(Drawing(name, caption, _svg(figure, name)))
+                (folder / f"{name}.svg").parent.mkdir(parents=True, exist_ok=True)
+                (folder / f"{name}.svg").write_text(drawings[-1].svg, encoding="utf-8")
+                save_figure(figure, folder / f"{name}.png")
+    return drawings
+
+
+def _svg(figure: Figure, name: str) -> str:
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def _panels(metrics: Sequence[Metric], height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    from matplotlib import pyplot
+
+    columns = min(2, len(metrics))
+    lines = -(-len(metrics) // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(5.2 * columns, height * lines), squeeze=False)
+    flat = list(axes.ravel())
+    for unused in flat[len(metrics) :]:
+        unused.set_visible(False)
+    return figure, flat
+
+
+def _title(metric: Metric) -> str:
+    return metric.title + (" (less is better)" if metric.sign < 0 else "")
+
+
+def _scores(table: Table) -> Figure | None:
+    rows = [row for row in table.rows if any(row.entries)]
+    if not rows or len(rows) > 30:
+        return None
+    figure, panels = _panels(table.metrics, 0.9 + 0.42 * len(rows))
+    for column, (axes, metric) in enumerate(zip(panels, table.metrics, strict=False)):
+        for place, row in enumerate(rows):
+            entry = row.entries[column]
+            if entry is None:
+                continue
+            colour = "#777777" if row.block is None else COLOURS[2] if row.baseline else COLOURS[0]
+            axes.plot([entry.interval.low, entry.interval.high], [place, place], color=colour, linewidth=2)
+            axes.plot(entry.runs, [place] * len(entry.runs), "|", color=colour, markersize=9, alpha=0.6)
+            axes.plot(entry.mean, place, "o", color=colour, markersize=6)
+        axes.set_yticks(range(len(rows)), [", ".join(filter(None, table.labels(row))) for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        axes.set_title(_title(metric))
+    return figure
+
+
+def _against(table: Table, key: str, unit: str) -> Figure | None:
+    """Scores as lines along one axis of the grid, a line for each combination of the others."""
+    if key not in table.grid.axes or not table.metrics:
+        return None
+    lines: dict[str, list[Row]] = {}
+    for row in table.rows:
+        if row.block is not None and _number(key, row.values[key]) is not None and any(row.entries):
+            rest = [shown(other, row.values[other]) for other in table.grid.axes if other != key]
+            lines.setdefault(", ".join(rest) or table.grid.name, []).append(row)
+    if not any(len(rows) > 1 for rows in lines.values()):
+        return None
+    figure, panels = _panels(table.metrics)
+    for column, (axes, metric) in enumerate(zip(panels, table.metrics, strict=False)):
+        for colour, (name, rows) in zip(COLOURS * 9, lines.items(), strict=False):
+            scored = [(_number(key, row.values[key]), row.entries[column]) for row in rows]
+            points = [(x, entry) for x, entry in scored if x is not None and entry is not None]
+            points.sort(key=lambda point: point[0])
+            x = [number for number, _ in points]
+            entries = [entry for _, entry in points]
+            axes.fill_between(
+                x,
+                [e.interval.low for e in entries],
+                [e.interval.high for e in entries],
+                color=colour,
+                alpha=0.13,
+                linewidth=0,
+            )
+            axes.plot(x, [e.mean for e in entries], "o-", color=colour, label=name, markersize=4)
+        axes.set_xscale("log")
+        ticks = sorted({_number(key, row.values[key]) or 0.0 for rows in lines.values() for row in rows})
+        axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], rotation=30)
+        axes.minorticks_off()
+        axes.set(title=_title(metric), xlabel=unit)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(lines))
+    )
+    return figure
+
+
+def _number(key: str, value: Any) -> float | None:
+    """A budget or number of tasks as a number; shares of a pool by their percentage, `all` not at all."""
+    if value is None:
+        return None
+    try:
+        count = parse_count(value, key)
+    except ConfigError:
+        return None
+    return float(count.number) if count.number is not None else float(count.share or 0) * 100
+
+
+def _heat(table: Table) -> Figure | None:
+    """Mean over the other axes, for each pair of functions."""
+    if not all(key in table.grid.axes for key in _HEAT) or not table.metrics:
+        return None
+    names = [[str(value) for value in table.grid.axes[key]] for key in _HEAT]
+    figure, panels = _panels(table.metrics, 3.4)
+    for column, (axes, metric) in enumerate(zip(panels, table.metrics, strict=False)):
+        grid = np.full((len(names[0]), len(names[1])), np.nan)
+        for i, f1 in enumerate(names[0]):
+            for j, f2 in enumerate(names[1]):
+                found = [
+                    row.entries[column]
+                    for row in table.rows
+                    if row.block is not None and _pair(row.values) == (f1, f2)
+                ]
+                means = [entry.mean for entry in found if entry]
+                grid[i, j] = np.mean(means) if means else np.nan
+        image = axes.imshow(metric.sign * grid, cmap="viridis")
+        middle = np.nanmean(image.get_clim())
+        for (i, j), value in np.ndenumerate(grid):
+            dark = np.isfinite(value) and metric.sign * value <= middle
+            axes.text(
+                j,
+                i,
+                f"{value:.4f}" if np.isfinite(value) else "–",
+                ha="center",
+                va="center",
+                color="white" if dark else "black",
+            )
+        axes.set_xticks(range(len(names[1])), names[1], rotation=20)
+        axes.set_yticks(range(len(names[0])), names[0])
+        axes.grid(visible=False)
+        axes.set(title=_title(metric), xlabel="instances (instance_fn)", ylabel="tasks (fn)")
+    return figure
+
+
+def _pair(values: Values) -> tuple[str, str]:
+    return str(values[_HEAT[0]]), str(values[_HEAT[1]])
+
+
+def mixtures(study: Study, apart: Sequence[str] = ()) -> dict[str, Run]:
+    """Finished selections by what makes them differ, the first seed of each.
+
+    Args:
+        apart: keys by which they need not be told apart.
+    """
+    found: dict[str, Run] = {}
+    for cell in study.cells:
+        run = cell.runs[0]
+        if run.stage == "select" and is_done(run):
+            keys = [key for key in cell.values if key.startswith("select.") and key not in apart]
+            found.setdefault(", ".join(shown(key, cell.values[key]) for key in keys) or run.name, run)
+    return found
+
+
+def read_tasks(run: Run) -> list[dict[str, str]]:
+    """tasks.csv of a mixture: a line for every task of the pool."""
+    with (run.folder / "tasks.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _budgets(study: Study) -> Figure | None:
+    from matplotlib import pyplot
+
+    shown_apart = list(mixtures(study, ["select.instance_fn"]).items())[:_LINES]
+    found = {name: read_tasks(run) for name, run in shown_apart}
+    if not found:
+        return None
+    sizes = {f"{t['submixture']}/{t['task_name']}": int(t["size"]) for t in next(iter(found.values()))}
+    tasks = sorted(sizes, key=lambda task: -sizes[task])
+    figure, axes = pyplot.subplots(figsize=(10.4, 4.4))
+    place = np.arange(1, len(tasks) + 1)
+    axes.step(place, [sizes[task] for task in tasks], where="mid", color="#bbbbbb", label="rows in the pool")
+    for colour, (name, lines) in zip(COLOURS, found.items(), strict=False):
+        given = {f"{t['submixture']}/{t['task_name']}": int(t["budget"]) for t in lines}
+        axes.plot(place, [given.get(task, 0) for task in tasks], ".", color=colour, label=name, alpha=0.8)
+    axes.set_yscale("symlog", linthresh=1, linscale=0.4)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_ylim(bottom=-0.1)
+    axes.set(xlabel="tasks, by falling size", ylabel="rows (log scale)")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def _gains(study: Study) -> Figure | None:
+    from matplotlib import pyplot
+
+    found: dict[tuple[float, ...], str] = {}
+    for name, run in mixtures(study, ["select.instance_fn", "select.budget"]).items():
+        picks = sorted((int(t["order"]), float(t["gain"])) for t in read_tasks(run) if t["gain"])
+        if picks:
+            found.setdefault(tuple(gain for _, gain in picks), name)  # as with weightings of one function
+    if not found:
+        return None
+    figure, axes = pyplot.subplots(figsize=(10.4, 4))
+    for colour, (gains, name) in zip(COLOURS, found.items(), strict=False):
+        axes.plot(range(1, len(gains) + 1), gains, ".-", color=colour, label=name)
+    axes.set(xlabel="pick", ylabel="marginal gain")
+    axes.legend()
+    return figure

@@ -1,0 +1,175 @@
+"""One self-contained HTML page: opens from disk, needs no network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from string import Template
+
+import numpy as np
+
+from smart.experiment.figures import Drawing, mixtures, read_tasks
+from smart.experiment.outlook import describe
+from smart.experiment.render import DIFFERENCES, Table, differences
+from smart.experiment.stages import COMMANDS, Cell, Run, Study
+from smart.experiment.states import Ledger, State, cell_state, manifest_of
+from smart.experiment.table import Entry, Row
+from smart.runtime.figures import COLOURS
+
+_WIDTH, _HEIGHT, _EDGE = 1000, 560, 34
+
+
+@dataclass(frozen=True)
+class TaskMap:
+    """Tasks of the pool in a plane."""
+
+    names: list[str]
+    """submixture/task"""
+    places: np.ndarray
+    """float (2, tasks)"""
+    shares: np.ndarray
+    """float (2,), share of the variance on each axis"""
+
+
+def report(
+    study: Study,
+    ledger: Ledger,
+    table: Table,
+    drawings: Sequence[Drawing],
+    task_map: TaskMap | None,
+    command: str,
+) -> str:
+    """The page as text."""
+    states = [cell_state(cell, ledger) for cell in study.cells]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in State if state in states)
+    against = differences(table)
+    parts = [
+        f'<p class="soft">{len(study.cells)} cells: {counts}. Made again, or completed, by:</p>{_code(command)}',
+        f'<h2>Scores</h2><div class="scroll">{_scores(table)}</div>',
+        f'<ul class="soft">{"".join(f"<li>{escape(line)}</li>" for line in table.legend())}</ul>',
+        f'<h2>Against the baseline</h2><div class="scroll">{_plain(DIFFERENCES, against)}</div>'
+        if against
+        else "",
+        "<h2>Figures</h2>" + "".join(map(_figure, drawings)) if drawings else "",
+        _map(study, task_map) if task_map else "",
+        "<h2>Cells</h2>" + "".join(_cell(cell, study, ledger) for cell in study.cells),
+    ]
+    page = Template(resources.files("smart.experiment").joinpath("report.html").read_text(encoding="utf-8"))
+    return page.substitute(title=escape(table.title), body="\n".join(filter(None, parts)))
+
+
+def _scores(table: Table) -> str:
+    first = len(table.grid.axes) or 1
+    head = [
+        f"<th{' class=key' if place < first else ''}>{escape(text)}</th>"
+        for place, text in enumerate(table.head())
+    ]
+    lines, before = [], table.rows[0].block if table.rows else None
+    for row in table.rows:
+        lines.append(f"<tr{' class=block' if row.block != before else ''}>{_row(table, row, first)}</tr>")
+        before = row.block
+    return f"<table><tr>{''.join(head)}</tr>{''.join(lines)}</table>"
+
+
+def _row(table: Table, row: Row, first: int) -> str:
+    cells = []
+    for place, text in enumerate(table.line(row)):
+        column = place - first
+        entry = row.entries[column] if 0 <= column < len(row.entries) else None
+        classes = ["key"] if place < first else ["best"] if entry and entry.best else []
+        classes += ["flag"] if text.endswith(" !") else []
+        cells.append(
+            f'<td class="{" ".join(classes)}">{escape(text)}{_interval(entry) if entry else ""}</td>'
+        )
+    return "".join(cells)
+
+
+def _interval(entry: Entry) -> str:
+    at, mark = entry.interval, " †" if entry.near_best else ""
+    return f'{mark}<span class="ci">{at.low:.4f} to {at.high:.4f}</span>'
+
+
+def _plain(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
+        inner = (
+            f"<{tag}{' class=key' if n < 2 else ''}>{escape(cell)}</{tag}>" for n, cell in enumerate(cells)
+        )
+        return f"<tr>{''.join(inner)}</tr>"
+
+    return f"<table>{row(head, 'th')}{''.join(row(line, 'td') for line in lines)}</table>"
+
+
+def _figure(drawing: Drawing) -> str:
+    data = base64.b64encode(drawing.svg.encode()).decode()
+    caption = escape(drawing.caption)
+    image = f'<img alt="{caption}" src="data:image/svg+xml;base64,{data}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _map(study: Study, task_map: TaskMap) -> str:
+    """Circles that a script gives their sizes and words; without it, each still has its name as a title."""
+    x, y = (
+        _scaled(values, length) for values, length in zip(task_map.places, (_WIDTH, _HEIGHT), strict=True)
+    )
+    submixtures = [name.partition("/")[0] for name in task_map.names]
+    colours = {
+        name: COLOURS[place % len(COLOURS)] for place, name in enumerate(dict.fromkeys(sorted(submixtures)))
+    }
+    circles = "".join(
+        f'<circle cx="{a:.1f}" cy="{_HEIGHT - b:.1f}" r="5" fill="{colours[group]}">'
+        f"<title>{escape(name)}</title></circle>"
+        for a, b, group, name in zip(x, y, submixtures, task_map.names, strict=True)
+    )
+    legend = "".join(
+        f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for name, colour in colours.items()
+    )
+    rows, sizes = {}, []
+    for name, run in mixtures(study).items():
+        found = {f"{t['submixture']}/{t['task_name']}": t for t in read_tasks(run)}
+        if set(task_map.names) <= set(found):
+            rows[name] = [int(found[task]["budget"]) for task in task_map.names]
+            sizes = [int(found[task]["size"]) for task in task_map.names]
+    content = json.dumps({"names": task_map.names, "sizes": sizes, "rows": rows}).replace("<", "\\u003c")
+    first, second = task_map.shares
+    return (
+        '<h2>Map of the tasks</h2><p class="soft">Principal components of the tasks’ embeddings'
+        f" ({first:.0%} and {second:.0%} of the variance). Area: rows in the mixture"
+        ' <select id="mixture"></select>; colour: submixture.</p>'
+        f'<div id="map"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Map of the tasks">{circles}</svg>'
+        f'<div id="tip"></div></div><div class="legend">{legend}</div>'
+        f'<script id="tasks" type="application/json">{content}</script>'
+    )
+
+
+def _scaled(values: np.ndarray, length: int) -> np.ndarray:
+    spread = float(np.ptp(values)) or 1.0
+    return _EDGE + (values - values.min()) / spread * (length - 2 * _EDGE)
+
+
+def _cell(cell: Cell, study: Study, ledger: Ledger) -> str:
+    state = cell_state(cell, ledger)
+    inner = "".join(_run(run, ledger) for run in cell.runs)
+    return (
+        f'<details><summary><span class="state {state}">{state}</span> {escape(describe(cell, study))}</summary>'
+        f"{inner}</details>"
+    )
+
+
+def _run(run: Run, ledger: Ledger) -> str:
+    state, manifest = ledger.state(run), manifest_of(run)
+    key = f", manifest key <code>{escape(str(manifest['key']))}</code>" if "key" in manifest else ""
+    failed = state in (State.FAILED, State.INFEASIBLE)
+    tail = f"<p>Its log ends with:</p>{_code(ledger.tail(run))}" if failed else ""
+    return (
+        f'<p>{run.stage}: {state}{key}<br><span class="soft">{escape(str(run.folder))}</span></p>'
+        f"{_code(f'{COMMANDS[run.stage]} {shlex.join(run.arguments())}')}{tail}"
+    )
+
+
+def _code(text: str) -> str:
+    return f"<pre>{escape(text)}</pre>"

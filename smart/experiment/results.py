@@ -1,0 +1,96 @@
+"""From what lies on the disk to a table and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from smart.experiment.figures import draw_figures
+from smart.experiment.grid import heading
+from smart.experiment.reference import read_reference
+from smart.experiment.render import Table, as_csv, latex, markdown
+from smart.experiment.report import TaskMap, report
+from smart.experiment.scores import Scores, count, read_all, shared_metrics
+from smart.experiment.stages import Cell, Study
+from smart.experiment.states import Ledger, State, cell_state, is_done, manifest_of
+from smart.experiment.table import Material, make_rows
+from smart.runtime.files import atomic_folder, write_atomic
+from smart.runtime.manifest import make_key, write_manifest
+
+VERSION = 1
+
+
+def read_table(study: Study, ledger: Ledger, plain: Mapping[str, Any]) -> Table:
+    """The table of what is done.
+
+    Raises:
+        UserError: for unknown metrics, a reference file that cannot be used, or scores of other questions.
+    """
+    grid = study.grid
+    published = read_reference(plain["reference"], grid)
+    scores = read_all({cell.last.id: cell.last.folder for cell in study.cells if is_done(cell.last)})
+    metrics = shared_metrics(list(scores.values()), plain["metrics"])
+    rows: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in study.cells:
+        rows.setdefault((cell.seed is None, repr(cell.values)), []).append(cell)
+    materials = [_material(cells, ledger, scores) for cells in rows.values()]
+    title = plain["title"] or grid.name
+    return Table(title, grid, metrics, make_rows(grid, materials, metrics), _notes(study), published)
+
+
+def _material(cells: list[Cell], ledger: Ledger, scores: Mapping[str, Scores]) -> Material:
+    done = [cell for cell in cells if cell.last.id in scores]
+    states = [cell_state(cell, ledger) for cell in cells]
+    missing = list(dict.fromkeys(state for state in states if state is not State.DONE))
+    state = (
+        f"{len(done)} of {len(cells)} seeds; {', '.join(missing)}" if missing and done else ", ".join(missing)
+    )
+    sizes = [count(manifest_of(cell.runs[1])) for cell in done if cell.seed is not None]
+    found = tuple(scores[cell.last.id] for cell in done)
+    return Material(cells[0].values, cells[0].seed is not None, state or "done", found, tuple(sizes))
+
+
+def _notes(study: Study) -> list[str]:
+    """What the seed varies."""
+    if len(study.grid.seeds) < 2:
+        return []
+    drawn = set(study.drawn.values())
+    if drawn == {False}:
+        return ["The seed varies training alone: selection is deterministic in every row."]
+    if drawn == {True}:
+        return ["The seed varies selection and training in every row."]
+    return [
+        "The seed varies training; where rows or tasks are drawn at random, it varies selection too; elsewhere"
+        " selection is deterministic."
+    ]
+
+
+def write_results(
+    folder: Path, study: Study, ledger: Ledger, table: Table, task_map: TaskMap | None, command: str
+) -> None:
+    """Write table.md, table.tex, table.csv, figures/ and report.html; the manifest last."""
+    inputs = [manifest_of(cell.last)["key"] for cell in study.cells if is_done(cell.last)]
+    config = {"axes": study.grid.axes, "fixed": study.grid.fixed, "seeds": list(study.grid.seeds)}
+    config |= {"baseline": study.grid.baseline, "title": table.title, "command": command}
+    with atomic_folder(folder) as draft:
+        figures = draw_figures(draft / "figures", study, table)
+        for name, text in {"md": markdown(table), "tex": latex(table), "csv": as_csv(table)}.items():
+            write_atomic(draft / f"table.{name}", text)
+        write_atomic(draft / "report.html", report(study, ledger, table, figures, task_map, command))
+        manifest = {
+            "kind": "table",
+            "key": make_key(config, inputs, VERSION),
+            "inputs": inputs,
+            "config": config,
+        }
+        write_manifest(draft, {**manifest, "cells": [_cell(cell, ledger) for cell in study.cells]})
+
+
+def _cell(cell: Cell, ledger: Ledger) -> dict[str, Any]:
+    runs = [
+        {"stage": run.stage, "folder": str(run.folder), "key": manifest_of(run).get("key")}
+        for run in cell.runs
+    ]
+    values = {heading(key): value for key, value in cell.values.items()}
+    return {"values": values, "seed": cell.seed, "state": str(cell_state(cell, ledger)), "runs": runs}

@@ -1,0 +1,231 @@
+"""The runs of stages behind a grid: each of them once, however many cells share it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smart.config import Problems
+from smart.experiment.grid import Grid, Values, overrides_of, spell
+from smart.runtime.manifest import make_key
+
+FOLDERS = {"select": "mixtures", "train": "adapters", "evaluate": "scores"}
+INPUTS = {"train": "mixture", "evaluate": "adapter"}
+COMMANDS = {stage: f"python {stage}.py" for stage in FOLDERS}
+
+_FREE = {
+    *("output", "output_root", "threads", "plan", "fetch_only", "overwrite", "tracker"),
+    *("save_steps", "eval_steps", "keep_checkpoints", "merge", "launch", "num_processes"),
+}
+"""Keys that decide no result."""
+_EQUAL = ("max_length", "batch_size", "epochs", "max_steps", "tuning.schedule", "tuning.warmup")
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A stage's configuration, as its command would compose it."""
+
+    config: dict[str, Any]
+    choices: dict[str, str]
+    drawn: bool = False
+    """Whether the stage draws its rows at random, so that its seed matters."""
+
+
+Compose = Callable[[str, tuple[str, ...]], Composed]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one stage."""
+
+    stage: str
+    overrides: tuple[str, ...]
+    """What the grid says of it, as on the command line."""
+    source: Run | None
+    """The run whose folder it reads."""
+    folder: Path
+    key: str
+    """Hash of all that was asked for; the artifact's own key is in its manifest."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.stage}-{self.key[:8]}"
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def arguments(self, common: Sequence[str] = ()) -> list[str]:
+        """What follows the command's name."""
+        source = [f"{INPUTS[self.stage]}={spell(str(self.source.folder))}"] if self.source else []
+        return [*source, *self.overrides, f"output={spell(str(self.folder))}", *common]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row of the table under one seed."""
+
+    values: Values
+    """What varies alone."""
+    seed: int | None
+    """None: a model that was not tuned."""
+    runs: tuple[Run, ...]
+    """Selection, training, evaluation; evaluation alone for a model that was not tuned."""
+
+    @property
+    def last(self) -> Run:
+        return self.runs[-1]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid and its cells; `runs` has each run once, what is read before what reads it."""
+
+    grid: Grid
+    cells: tuple[Cell, ...]
+    drawn: dict[str, bool]
+    """Of each selection's id: whether the seed varies it."""
+    configs: dict[str, dict[str, Any]]
+    """Of each run's id: its stage's configuration."""
+
+    @property
+    def runs(self) -> list[Run]:
+        found = {run.id: run for cell in self.cells for run in cell.runs}
+        return sorted(found.values(), key=lambda run: list(FOLDERS).index(run.stage))
+
+    def users(self, run: Run) -> int:
+        """How many cells need it."""
+        return sum(run in cell.runs for cell in self.cells)
+
+
+def build(grid: Grid, compose: Compose, root: Path, versions: Mapping[str, int]) -> Study:
+    """Compose every stage of every cell, and find what is shared.
+
+    Args:
+        root: the folder of artifacts.
+        versions: of each stage, raised when its outputs change.
+
+    Raises:
+        ConfigError: where cells are not trained alike, so that their scores could not be compared.
+    """
+    maker = _Maker(compose, root, versions)
+    cells: list[Cell] = []
+    drawn: dict[str, bool] = {}
+    trained: dict[str, Composed] = {}
+    for row in grid.rows():
+        values = {**grid.fixed, **row}
+        for seed in grid.seeds:
+            selected, is_drawn = maker.select(values, seed)
+            seeded = values if "train.seed" in values else {**values, "train.seed": seed}
+            fitted = maker.make("train", overrides_of("train", seeded), selected)
+            scored = maker.make("evaluate", overrides_of("evaluate", values), fitted)
+            cells.append(Cell(row, seed, (selected, fitted, scored)))
+            drawn[selected.id] = is_drawn
+            trained[fitted.id] = compose("train", overrides_of("train", values))
+    _check_equal(list(trained.values()))
+    if grid.base_model:
+        cells += _untuned(grid, maker)
+    return Study(grid, tuple(cells), drawn, maker.configs)
+
+
+def _untuned(grid: Grid, maker: _Maker) -> list[Cell]:
+    found: dict[str, Cell] = {}
+    for row in grid.rows():
+        values = {**grid.fixed, **row}
+        model = {key: value for key, value in values.items() if re.match(r"train\.model(\.|$)", key)}
+        model = model or {"train.model": maker.compose("train", ()).choices["model"]}
+        overrides = overrides_of("train", model) + overrides_of("evaluate", values)
+        run = maker.make("evaluate", overrides, None)
+        kept = {key: value for key, value in row.items() if key in model or key.startswith("evaluate.")}
+        found.setdefault(run.id, Cell(kept, None, (run,)))
+    return list(found.values())
+
+
+def _check_equal(trained: Sequence[Composed]) -> None:
+    """Cells of one table share model context, examples per optimiser step, epochs and schedule.
+
+    Raises:
+        ConfigError: with each key that differs.
+    """
+    problems = Problems()
+    for key in _EQUAL:
+        found = list(dict.fromkeys(spell(_setting(one, key)) for one in trained))
+        if len(found) > 1:
+            way_out = "set train.max_length for all" if key == "max_length" else "make one table for each"
+            problems.add(f"train.{key}", ", ".join(found), "differs between cells of one table", way_out)
+    problems.raise_if_any()
+
+
+def _setting(composed: Composed, key: str) -> Any:
+    value: Any = composed.config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if key == "max_length" and value is None:  # then the model decides
+        return (composed.config.get("model") or {}).get("context")
+    return value
+
+
+@dataclass(frozen=True)
+class _Maker:
+    compose: Compose
+    root: Path
+    versions: Mapping[str, int]
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def select(self, values: Values, seed: int) -> tuple[Run, bool]:
+        overrides = overrides_of("select", values)
+        drawn = self.compose("select", overrides).drawn and "select.seed" not in values
+        return self.make("select", (*overrides, f"seed={seed}") if drawn else overrides, None), drawn
+
+    def make(self, stage: str, overrides: tuple[str, ...], source: Run | None) -> Run:
+        composed = self.compose(stage, overrides)
+        config = {key: value for key, value in composed.config.items() if key not in _FREE}
+        inputs = [source.key] if source else []
+        key = make_key(
+            {"stage": stage, **config, "files": _files(config, self.root)},
+            inputs,
+            self.versions.get(stage, 0),
+        )
+        folder = self.root / FOLDERS[stage] / f"{_stem(stage, composed, source)}-{key[:8]}"
+        run = Run(stage, overrides, source, folder, key)
+        self.configs[run.id] = composed.config
+        return run
+
+
+def _stem(stage: str, composed: Composed, source: Run | None) -> str:
+    """What a person looks for in a list of folders; the same from every grid that needs the run."""
+    config, choices = composed.config, composed.choices
+    parts = [source.name.rpartition("-")[0]] if source else []
+    if stage == "select":
+        preset = choices.get("strategy", "smart")
+        how = [choices["fn"], choices["instance_fn"]] if preset == "smart" else [preset]
+        tasks = [f"{config['num_tasks']}tasks"] if config["num_tasks"] else []
+        parts += [choices["collection"], str(config["budget"]), *tasks, *how]
+        parts += [f"seed{config['seed']}"] if composed.drawn else []
+    else:
+        model = choices.get("model")
+        named = config["model"]["name"].rstrip("/").rpartition("/")[2] if model == "auto" else model
+        parts += [str(named)] if stage == "train" or source is None else []
+        parts += [f"seed{config['seed']}"] if stage == "train" else [choices["suite"]]
+    return re.sub(r"[^\w.-]+", "_", "-".join(parts).replace("%", "pct"))
+
+
+def _files(tree: Any, root: Path) -> list[list[Any]]:
+    """Size and time of every local file or folder that the configuration names: another file is another run.
+
+    What lies under `root` is ours, and named by what decides it.
+    """
+    if isinstance(tree, Mapping):
+        return [found for value in tree.values() for found in _files(value, root)]
+    if isinstance(tree, list):
+        return [found for value in tree for found in _files(value, root)]
+    if not isinstance(tree, str) or os.sep not in tree or not os.path.exists(tree):
+        return []
+    if Path(tree).resolve().is_relative_to(root.resolve()):
+        return []
+    status = os.stat(tree)
+    return [[tree, status.st_size, status.st_mtime_ns]]

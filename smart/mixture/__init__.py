@@ -1,0 +1,37 @@
+"""Gains, sizes and orders become weights, whole rows, and a written data set."""
+
+from smart.mixture.allocation import allocate, split_templates
+from smart.mixture.budgets import TaskBudgets, distribute
+from smart.mixture.rows import sample_validation
+from smart.mixture.summary import summarise
+from smart.mixture.weighting import (
+    Proportional,
+    Softmax,
+    TaskTable,
+    TaylorSoftmax,
+    Temperature,
+    Uniform,
+    Weighting,
+    softmax,
+    taylor_softmax,
+)
+from smart.mixture.write import write_mixture
+
+__all__ = [
+    "Proportional",
+    "Softmax",
+    "TaskBudgets",
+    "TaskTable",
+    "TaylorSoftmax",
+    "Temperature",
+    "Uniform",
+    "Weighting",
+    "allocate",
+    "distribute",
+    "sample_validation",
+    "softmax",
+    "split_templates",
+    "summarise",
+    "taylor_softmax",
+    "write_mixture",
+]

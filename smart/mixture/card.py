@@ -1,0 +1,115 @@
+"""The data set card of a mixture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smart.mixture.budgets import TaskBudgets, submixture_totals
+from smart.templates import TEMPLATES
+
+_SUBMIXTURES_SHOWN = 40
+
+_USE = """## Use
+
+```python
+from datasets import load_dataset
+
+data = load_dataset("path/to/this/folder")
+```
+
+TRL's `SFTTrainer(model, train_dataset=data["train"])` takes it as it is, and trains on `completion` alone."""
+
+_COLUMNS = """## Columns
+
+`prompt`, `response`, `submixture`, `task_name`, `template_type` (zero- or few-shot, with or without answer
+options), `row` (number of the row in the collection as read, before any drop), and `completion`: the response
+after a space, as it follows the prompt in training.
+
+`tasks.csv` has a line for every task of the pool: its place in the greedy order (from 0; empty where not
+selected), gain, weight and size, and its rows here, in all and by template type. `manifest.json` has the
+configuration, the versions, and a hash of each file."""
+
+_LICENCE = """## Licence
+
+Selection adds no licence and takes none away. Each row keeps the licence of the data set that it comes from,
+and the licences of a collection may differ from task to task: check those of the tasks in `tasks.csv` before
+passing this on."""
+
+
+def render_card(
+    name: str, table: TaskBudgets, validation_rows: int, manifest: Mapping[str, Any], figures: Sequence[str]
+) -> str:
+    """README.md of a mixture folder, with the header by which `datasets.load_dataset` finds the splits.
+
+    Args:
+        name: of the folder.
+        table: what each task gave.
+        validation_rows: rows of the validation split; 0 for none.
+        manifest: its `config`, `counts`, `drops` and `warnings` are shown, where present.
+        figures: file names under figures/.
+    """
+    rows = int(table.budgets.sum())
+    held_out = "no validation rows"
+    if validation_rows:
+        held_out = f"{validation_rows:,} validation rows, a sample of the whole pool's stratified by task"
+    sections = [
+        _header(rows, validation_rows > 0),
+        f"# {name}",
+        f"An instruction-tuning mixture made with SMART: {rows:,} training rows of {table.sizes.sum():,}, "
+        f"from {len(table.selected):,} of {len(table.tasks):,} tasks; {held_out}.",
+        _warnings(manifest.get("warnings", ())),
+        _USE,
+        "## What it holds",
+        _submixture_table(table),
+        _template_table(table),
+        *(f"![{figure}](figures/{figure})" for figure in figures),
+        _COLUMNS,
+        *(_block(key, manifest.get(key)) for key in ("config", "counts", "drops")),
+        _LICENCE,
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _header(rows: int, validation: bool) -> str:
+    splits = ["train", "validation"] if validation else ["train"]
+    files = "\n".join(f"  - split: {split}\n    path: {split}.parquet" for split in splits)
+    return (
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}\n"
+        "license: other\nlicense_name: as-in-the-sources\n"
+        f"size_categories:\n- {_size_category(rows)}\n"
+        "task_categories:\n- text-generation\ntags:\n- instruction-tuning\n- data-selection\n---"
+    )
+
+
+def _size_category(rows: int) -> str:
+    """The hub's own terms."""
+    bounds = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
+    place = min(max(len(str(rows)) - 3, 0), len(bounds) - 1)
+    return f"{bounds[place - 1]}<n<{bounds[place]}" if place else "n<1K"
+
+
+def _warnings(warnings: Sequence[str]) -> str:
+    return "## Warnings\n\n" + "\n".join(f"- {warning}" for warning in warnings) if warnings else ""
+
+
+def _submixture_table(table: TaskBudgets) -> str:
+    totals = submixture_totals(table)
+    lines = [
+        f"| {total.name} | {total.selected:,} of {total.tasks:,} | {total.rows:,} | {total.size:,} |"
+        for total in totals[:_SUBMIXTURES_SHOWN]
+    ]
+    header = ["| submixture | tasks selected | rows | rows in the pool |", "| --- | --- | ---: | ---: |"]
+    more = len(totals) - _SUBMIXTURES_SHOWN
+    return "\n".join([*header, *lines, *([f"\n… and {more} more, in `tasks.csv`."] if more > 0 else [])])
+
+
+def _template_table(table: TaskBudgets) -> str:
+    counts = zip(TEMPLATES, table.budgets.sum(axis=0), table.sizes.sum(axis=0), strict=True)
+    lines = [f"| {template} | {rows:,} | {held:,} |" for template, rows, held in counts]
+    return "\n".join(["| template type | rows | rows in the pool |", "| --- | ---: | ---: |", *lines])
+
+
+def _block(key: str, content: object) -> str:
+    return f"## {key.title()}\n\n```json\n{json.dumps(content, indent=2)}\n```" if content else ""

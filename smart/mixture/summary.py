@@ -1,0 +1,62 @@
+"""The mixture as a plain-text table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from smart.mixture.budgets import TaskBudgets, submixture_totals
+from smart.templates import TEMPLATES
+
+_TOP = 8
+_WIDEST = 60
+
+
+def summarise(table: TaskBudgets) -> str:
+    """Totals, the first tasks in greedy order, the largest submixtures: at most 25 lines for any pool."""
+    rows, sizes = table.budgets.sum(axis=1), table.sizes.sum(axis=1)
+    selected = table.selected
+    tasks = [
+        (
+            "/".join(table.tasks[task]),
+            "" if np.isnan(table.gains[task]) else f"{table.gains[task]:.4g}",
+            f"{table.weights[task]:.2%}",
+            f"{rows[task]:,}",
+            f"{sizes[task]:,}",
+        )
+        for task in selected
+    ]
+    totals = submixture_totals(table)
+    submixtures = [
+        (total.name, f"{total.rows / max(rows.sum(), 1):.1%}", f"{total.rows:,}", f"{total.size:,}")
+        for total in totals
+    ]
+    whole = (rows[selected] == sizes[selected]).sum()
+    by_template = zip(TEMPLATES, table.budgets.sum(axis=0), strict=True)
+    return "\n".join(
+        [
+            f"{rows.sum():,} of {sizes.sum():,} rows; {len(selected):,} of {len(rows):,} tasks selected, "
+            f"{(rows > 0).sum():,} with rows, {whole:,} taken whole",
+            "  ".join(f"{name} {count:,}" for name, count in by_template),
+            "",
+            *_aligned(("task", "gain", "weight", "rows", "of"), tasks),
+            "",
+            *_aligned(("submixture", "share", "rows", "of"), submixtures),
+        ]
+    )
+
+
+def _aligned(header: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> list[str]:
+    """The header and the first lines: first column to the left and cut short, the others to the right."""
+    shown = [header, *((_cut(first), *rest) for first, *rest in lines[:_TOP])]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    aligned = [
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]) for first, *rest in shown
+    ]
+    more = len(lines) - _TOP
+    return [*aligned, *([f"... and {more:,} more"] if more > 0 else [])]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"

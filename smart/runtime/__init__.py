@@ -1,0 +1,1 @@
+"""What every stage runs on: atomic files, manifests, locks, threads, progress, tracking, the style of figures."""

@@ -1,0 +1,68 @@
+"""Manifests: what an artifact is, what it was made from, and whether it can be used again."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from smart.config import UserError
+from smart.runtime.files import hash_bytes, write_atomic
+
+FILE = "manifest.json"
+
+
+def make_key(config: Mapping[str, Any], inputs: Sequence[str], version: int) -> str:
+    """Name a result by all that decides it.
+
+    Args:
+        config: what the stage was asked for, without what cannot change its result (threads, folders).
+        inputs: keys of the artifacts it reads.
+        version: raised by hand whenever the stage's outputs change for the same config.
+
+    Returns:
+        32 hex digits.
+    """
+    canonical = json.dumps(
+        [config, list(inputs), version], sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
+    return hash_bytes([canonical.encode()])
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write FOLDER/manifest.json, which makes the folder an artifact: do it last."""
+    write_atomic(folder / FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of an artifact, or None where there is none that can be read."""
+    try:
+        content = json.loads((folder / FILE).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def is_made(folder: Path, key: str, kind: str, overwrite: bool = False) -> bool:
+    """Whether the very artifact lies there already, so that there is nothing to do.
+
+    Raises:
+        UserError: where something else does, unless it may be overwritten.
+    """
+    if overwrite or not folder.exists() or not any(folder.iterdir()):
+        return False
+    manifest = read_manifest(folder)
+    if manifest and manifest.get("key") == key:
+        return True
+    what = f"{manifest.get('kind', 'something')} of another configuration" if manifest else f"no {kind}"
+    raise UserError(
+        f"output={folder}: what lies there is {what}; name another folder, or replace it with overwrite=true"
+    )
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions, for the manifest; nothing of the environment is recorded beside them."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

@@ -1,0 +1,303 @@
+"""All later picks of a large facility location, over the pairs that can still matter.
+
+Once s_vi ≤ m_v, row v gains nothing from candidate i, now or ever, since m only grows. After a few picks a per cent of
+the pairs is left. Kept is every pair with s > min(m_v, m_i), in the lists of both its rows, so that a list serves as
+the row v (candidates that v may gain from) and as the column i (rows that may gain from candidate i).
+
+A list holds u_vi ≥ s_vi, the float32 product plus its error, rounded up to a multiple of 2⁻²⁴. h_i = Σ_v max(0, u_vi −
+m_v) is then at least gain_i, and it is kept up to date by differences, exactly, because every term is a multiple of the
+quantum. At each pick rows are evaluated in float64 in order of h, until the next h is below the best gain: seldom more
+than one, since h and gain differ by 2⁻¹⁵ or so a pair.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from smart.submodular.arithmetic import compiled, compiled_max, cosine64, tie_width
+from smart.submodular.facility_dense import STEP, fill_ascending
+from smart.submodular.facility_lazy import Cover
+from smart.submodular.resources import Resources
+from smart.submodular.tiles import Tiles
+
+BYTES = 24  # a pair: its row, column and product in the tile, then a row number and a value in both its lists
+BLOCK = 64  # bounds whose maximum is remembered
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of rows out of one tile."""
+
+    top: int
+    left: int
+    rows: np.ndarray
+    """Row of each pair, counted from top, uint16."""
+    columns: np.ndarray
+    """Its column, counted from left, uint16."""
+    products: np.ndarray
+    """float32."""
+
+
+def surviving_pairs(cover: Cover, tiles: Tiles, resources: Resources, room: int) -> list[Pairs] | None:
+    """The pairs that can still matter, each once; None where their lists would not fit."""
+    thresholds = (cover.covered - tiles.error - 1e-6).astype(np.float32)
+    if BYTES * _estimated_pairs(tiles, thresholds, resources) > 0.9 * room:
+        return None
+
+    def screen(corner: tuple[int, int]) -> Pairs:
+        top, left = corner
+        tile = tiles.tile(top, left)
+        h, w = tile.shape
+        return Pairs(
+            top, left, *_screen(tile, thresholds[top : top + h], thresholds[left : left + w], top == left)
+        )
+
+    kept, total = [], 0
+    for pairs in resources.map(screen, tiles.pairs()):
+        kept.append(pairs)
+        total += pairs.rows.size
+        if BYTES * total > room:
+            return None
+    return kept
+
+
+def _estimated_pairs(tiles: Tiles, thresholds: np.ndarray, resources: Resources, sample: int = 64) -> float:
+    n = len(thresholds)
+    rows = np.linspace(0, n - 1, min(sample, n)).astype(np.int64)
+
+    def count(block: slice, products: np.ndarray) -> int:
+        return int((products > np.minimum(thresholds[block, None], thresholds[rows])).sum())
+
+    kept = sum(tiles.columns(rows, resources, count))
+    return kept / rows.size * n / 2
+
+
+@compiled
+def _screen(
+    tile: np.ndarray, rows: np.ndarray, columns: np.ndarray, diagonal: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    h, w = tile.shape
+    first, second, products = (
+        np.empty(h * w, np.uint16),
+        np.empty(h * w, np.uint16),
+        np.empty(h * w, np.float32),
+    )
+    kept = 0
+    for v in range(h):
+        threshold = rows[v]
+        for i in range(v + 1 if diagonal else 0, w):
+            if tile[v, i] > min(threshold, columns[i]):
+                first[kept], second[kept], products[kept] = v, i, tile[v, i]
+                kept += 1
+    return first[:kept].copy(), second[:kept].copy(), products[:kept].copy()
+
+
+def pick_rest(cover: Cover, tiles: Tiles, kept: list[Pairs]) -> None:
+    """Fill the cover's order from where it stands; empties `kept`."""
+    start, index, upper = _lists(cover.kernel.n, kept, tiles)
+    _greedy_lists(
+        start, index, upper, cover.kernel.x, cover.kernel.scale, cover.quantum,
+        cover.covered, cover.order, cover.gains, cover.picked,
+    )  # fmt: skip
+    cover.picked = cover.order.size
+
+
+def _lists(n: int, kept: list[Pairs], tiles: Tiles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each row's partners and u, itself first, as (start (n + 1,), partners, u)."""
+    lengths = np.ones(n, np.int64)
+    for pairs in kept:
+        for corner, places in ((pairs.top, pairs.rows), (pairs.left, pairs.columns)):
+            lengths[corner : corner + tiles.size] += np.bincount(places, minlength=tiles.size)[: n - corner]
+    start = np.concatenate([[0], np.cumsum(lengths)])
+    index, upper = np.empty(start[-1], np.int32), np.empty(start[-1], np.float32)
+    index[start[:-1]], upper[start[:-1]] = np.arange(n), 1.0
+    free = start[:-1] + 1
+    while kept:
+        pairs = kept.pop()
+        _place(
+            pairs.top, pairs.left, pairs.rows, pairs.columns, pairs.products, tiles.error, free, index, upper
+        )
+    return start, index, upper
+
+
+@compiled
+def _place(
+    top: int,
+    left: int,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    products: np.ndarray,
+    error: float,
+    free: np.ndarray,
+    index: np.ndarray,
+    upper: np.ndarray,
+) -> None:
+    """Enter pairs in the lists of both their rows, each at its first free place."""
+    for p in range(rows.size):
+        v, i = top + np.int64(rows[p]), left + np.int64(columns[p])
+        u = np.float32(np.ceil((np.float64(products[p]) + error) / STEP) * STEP)
+        index[free[v]], upper[free[v]] = i, u
+        index[free[i]], upper[free[i]] = v, u
+        free[v] += 1
+        free[i] += 1
+
+
+@compiled
+def _greedy_lists(
+    start: np.ndarray,
+    index: np.ndarray,
+    upper: np.ndarray,
+    x: np.ndarray,
+    scale: np.ndarray,
+    quantum: float,
+    covered: np.ndarray,
+    order: np.ndarray,
+    gains: np.ndarray,
+    done: int,
+) -> None:
+    """Greedy over the lists. A list is [as row v | only as column i | dead], and both borders only move left."""
+    n = covered.size
+    row_end, end = start[1:].copy(), start[1:].copy()
+    bound = np.zeros(n)
+    for v in range(n):
+        p = start[v]
+        while p < row_end[v]:
+            if upper[p] > covered[v]:
+                bound[index[p]] += np.float64(upper[p]) - covered[v]
+                p += 1
+            else:
+                row_end[v] -= 1
+                _swap(index, upper, p, row_end[v])
+    for step in range(done):
+        bound[order[step]] = -np.inf
+    rows, cosines = np.empty(n, np.int64), np.empty(n)
+    close, exact, candidates = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
+    tops = np.full((n + BLOCK - 1) // BLOCK, np.inf)
+    for step in range(done, order.size):
+        close[0] = _largest(bound, tops)
+        count = 1
+        best = exact[0] = _evaluate(
+            close[0], start, row_end, end, index, upper, x, scale, quantum, covered, rows, cosines
+        )[0]
+        for i in _at_least(best - tie_width(best), bound, tops, candidates):
+            if bound[i] >= best - tie_width(best) and i != close[0]:
+                exact[count] = _evaluate(
+                    i, start, row_end, end, index, upper, x, scale, quantum, covered, rows, cosines
+                )[0]
+                close[count] = i
+                best = max(best, exact[count])
+                count += 1
+        if best <= 0.0:
+            fill_ascending(bound, order, gains, step)
+            return
+        pick = n
+        for c in range(count):
+            if exact[c] >= best - tie_width(best):
+                pick = min(pick, close[c])
+        gain, size = _evaluate(
+            pick, start, row_end, end, index, upper, x, scale, quantum, covered, rows, cosines
+        )
+        order[step], gains[step], bound[pick] = pick, gain, -np.inf
+        for q in range(size):
+            _cover(rows[q], cosines[q], start, row_end, index, upper, covered, bound)
+
+
+@compiled_max
+def _top(values: np.ndarray) -> float:
+    best = -np.inf
+    for i in range(values.size):
+        best = max(best, values[i])
+    return best
+
+
+@compiled
+def _largest(bound: np.ndarray, tops: np.ndarray) -> int:
+    """Position of the largest bound. Bounds only fall, so a block's top from earlier is at least its top now."""
+    while True:
+        block = int(np.argmax(tops))
+        values = bound[block * BLOCK : (block + 1) * BLOCK]
+        top = _top(values)
+        if top == tops[block]:
+            return block * BLOCK + int(np.argmax(values))
+        tops[block] = top
+
+
+@compiled
+def _at_least(floor: float, bound: np.ndarray, tops: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Positions of the bounds that reach the floor."""
+    count = 0
+    for block in range(tops.size):
+        if tops[block] >= floor:
+            for i in range(block * BLOCK, min((block + 1) * BLOCK, bound.size)):
+                if bound[i] >= floor:
+                    out[count] = i
+                    count += 1
+    return out[:count]
+
+
+@compiled
+def _evaluate(
+    i: int,
+    start: np.ndarray,
+    row_end: np.ndarray,
+    end: np.ndarray,
+    index: np.ndarray,
+    upper: np.ndarray,
+    x: np.ndarray,
+    scale: np.ndarray,
+    quantum: float,
+    covered: np.ndarray,
+    rows: np.ndarray,
+    cosines: np.ndarray,
+) -> tuple[float, int]:
+    """Gain of i in float64; writes the rows that it comes from and their cosines, and returns their number.
+
+    Pairs that no longer matter either way leave the list.
+    """
+    gain, size = 0.0, 0
+    p = start[i]
+    while p < end[i]:
+        v = index[p]
+        if upper[p] > covered[v]:
+            cosine = cosine64(x, scale, v, i, quantum)
+            if cosine > covered[v]:
+                gain += cosine - covered[v]
+                rows[size], cosines[size] = v, cosine
+                size += 1
+        elif p >= row_end[i]:
+            end[i] -= 1
+            _swap(index, upper, p, end[i])
+            continue
+        p += 1
+    return gain, size
+
+
+@compiled
+def _cover(
+    v: int,
+    new: float,
+    start: np.ndarray,
+    row_end: np.ndarray,
+    index: np.ndarray,
+    upper: np.ndarray,
+    covered: np.ndarray,
+    bound: np.ndarray,
+) -> None:
+    """m_v := new, and every bound follows."""
+    old = covered[v]
+    covered[v] = new
+    p = start[v]
+    while p < row_end[v]:
+        u = np.float64(upper[p])
+        bound[index[p]] -= (u - old) - max(u - new, 0.0)
+        if u > new:
+            p += 1
+        else:
+            row_end[v] -= 1
+            _swap(index, upper, p, row_end[v])
+
+
+@compiled
+def _swap(index: np.ndarray, upper: np.ndarray, p: int, q: int) -> None:
+    index[p], index[q] = index[q], index[p]
+    upper[p], upper[q] = upper[q], upper[p]

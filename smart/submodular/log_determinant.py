@@ -1,0 +1,288 @@
+"""Exact greedy for the log-determinant, with a d×d matrix instead of an n×k one.
+
+By the matrix determinant lemma, with unit rows e_i and M = λI_d + Σ_{a∈A} e_a e_aᵀ,
+
+    g_i = log λ + log(1 + q_i),     q_i = e_iᵀ M⁻¹ e_i,
+
+and a pick a lowers every q (Sherman–Morrison): q_i −= (e_iᵀ M⁻¹ e_a)² / (1 + q_a). Since q never rises, a value from
+earlier is a bound for now. The best m rows by those bounds form a pool, whose q are made exact from M⁻¹ and kept so
+pick by pick inside the pool; while the pool's best is above every bound outside it, the pick is exact. When it is
+not, the picks since are taken off everybody's bound by one float32 matrix product, rounded upwards, and a new pool
+is made.
+"""
+
+import numpy as np
+
+from smart.submodular.arithmetic import compiled, compiled_fast, float32_dot_error, tie_width
+from smart.submodular.kernels import Cosine, Matrix
+from smart.submodular.resources import Resources
+from smart.submodular.zeros import without_zeros
+
+POOL = 256
+WHOLE = 512  # rows up to which one pool of everybody, whose kernel is held, is quicker
+EXACT_INVERSE_EVERY = 64  # refreshes after which M⁻¹ is made from M again, so that rounding can't add up
+COMPACT = 0.75  # the vectors left are copied together when they are fewer than this share of those held
+BLOCK = 2048  # rows of a product held at once
+
+
+class State:
+    """Gains from M⁻¹, updated pick by pick in float64."""
+
+    def __init__(self, kernel: Cosine, regularizer: float) -> None:
+        self._unit = kernel.unit()
+        self._regularizer = regularizer
+        self._inverse = np.eye(self._unit.shape[1]) / regularizer
+        self._q = np.einsum("ij,ij->i", self._unit, self._unit) / regularizer
+
+    def gains(self) -> np.ndarray:
+        return np.log(self._regularizer) + np.log1p(np.maximum(self._q, 0.0))
+
+    def add(self, i: int) -> None:
+        z = self._inverse @ self._unit[i]
+        fall = 1.0 + z @ self._unit[i]
+        self._q = self._q - (self._unit @ z) ** 2 / fall
+        self._inverse -= np.outer(z, z) / fall
+
+
+class KernelState:
+    """Gains of a kernel given as a matrix, by incremental Cholesky (Chen, Zhang, Zhou 2018): O(n|A|) a pick."""
+
+    def __init__(self, kernel: Matrix, regularizer: float) -> None:
+        self._column = kernel.columns()
+        self._factor = np.empty((8, kernel.n))
+        self._size = 0
+        self._variance = kernel.diagonal() + regularizer
+
+    def gains(self) -> np.ndarray:
+        return np.log(np.maximum(self._variance, 1e-300))
+
+    def add(self, i: int) -> None:
+        if self._size == len(self._factor):
+            self._factor = np.concatenate([self._factor, np.empty_like(self._factor)])
+        known = self._factor[: self._size]
+        row = (self._column(i) - known[:, i] @ known) / np.sqrt(max(self._variance[i], 1e-300))
+        self._factor[self._size] = row
+        self._variance = self._variance - row * row
+        self._size += 1
+
+
+def greedy(
+    kernel: Cosine | Matrix, regularizer: float, budget: int, resources: Resources, pool: int = POOL
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order and gains of `budget` picks; `pool` changes the time they take, and nothing else."""
+    if isinstance(kernel, Matrix):
+        return _greedy_matrix(kernel, regularizer, budget, resources)
+    order, q = without_zeros(
+        kernel, budget, 0.0, lambda k, b: _greedy_cosine(k, regularizer, b, resources, pool)
+    )
+    return order, np.log(regularizer) + np.log1p(q)
+
+
+def _greedy_matrix(
+    kernel: Matrix, regularizer: float, budget: int, resources: Resources
+) -> tuple[np.ndarray, np.ndarray]:
+    resources.need(
+        16 * kernel.n * budget, f"log-determinant of {budget} picks from a kernel of {kernel.n} rows"
+    )
+    state = KernelState(kernel, regularizer)
+    order, gains = np.empty(budget, np.int64), np.empty(budget)
+    free = np.ones(kernel.n, np.bool_)
+    for step in range(budget):
+        now = np.where(free, state.gains(), -np.inf)
+        best = now.max()
+        order[step] = pick = int(np.argmax(now >= best - tie_width(best)))
+        gains[step] = now[pick]
+        free[pick] = False
+        state.add(pick)
+    return order, gains
+
+
+def _greedy_cosine(
+    kernel: Cosine, regularizer: float, budget: int, resources: Resources, pool: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order and q of each pick; no row is zero."""
+    n, d = kernel.x.shape
+    order, chosen = np.empty(budget, np.int64), np.empty(budget)
+    fixed = 64 * d * d + 32 * pool * (d + pool) + 64 * n
+    resources.need(fixed, f"log-determinant of {n} rows of {d} dimensions")
+    if n <= WHOLE:
+        unit = kernel.unit()
+        _take_from_pool(unit @ unit.T / regularizer, np.full(n, 1.0 / regularizer), -np.inf, order, chosen)
+        return order, chosen
+    matrix = np.eye(d) * regularizer
+    inverse: np.ndarray = np.eye(d) / regularizer
+    alive = held = np.arange(n)
+    x = kernel.x
+    bound = np.full(n, 1.0 / regularizer)
+    pool_rows, pool_z = alive[:1], kernel.unit(alive[:1]) / regularizer  # e_iᵀ M⁻¹ of the pool
+    picks, done, refreshes, counted = alive[:1], 0, 0, 0  # every first gain is log(λ + 1): row 0
+    chosen[0] = 1.0 / regularizer
+    while True:
+        order[done : done + picks.size] = picks
+        done += picks.size
+        if done == budget:
+            return order, chosen
+        falls = _falls(kernel.unit(picks), _rows_of(picks, pool_rows, pool_z, kernel, inverse, resources))
+        inverse -= falls.T.copy() @ falls
+        pool_z -= (kernel.unit(pool_rows) @ falls.T) @ falls
+        refreshes += 1
+        if refreshes % EXACT_INVERSE_EVERY == 0:
+            recent = kernel.unit(order[counted:done])
+            matrix += recent.T @ recent
+            inverse, counted, pool_rows, pool_z = np.linalg.inv(matrix), done, pool_rows[:0], pool_z[:0]
+        alive = alive[np.isin(alive, picks, assume_unique=True, invert=True)]
+        if alive.size < COMPACT * held.size and fixed + 4 * alive.size * d <= resources.memory:
+            x = kernel.x[:0]  # free the last copy before the next is made
+            held, x = alive, kernel.x[alive]
+        _lower_bounds(x, kernel.scale, held, falls, bound, resources)
+
+        inside, ceiling = _pool(alive, bound, pool)
+        pool_rows, pool_z = inside, _rows_of(inside, pool_rows, pool_z, kernel, inverse, resources)
+        gram = _product(pool_z, kernel.unit(inside).T, resources)
+        bound[inside] = q = np.diagonal(gram).copy()
+        local = np.empty(min(inside.size, budget - done), np.int64)
+        taken = _take_from_pool(gram, q, ceiling, local, chosen[done:])
+        picks = inside[local[:taken]]
+        if taken == 0:
+            picks = _best(kernel, inverse, alive, bound, q.max(), chosen[done:])
+
+
+def _falls(unit: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Y (picks, d) with M⁻¹ − YᵀY the inverse after the picks, from their e_iᵀ and e_iᵀ M⁻¹ (Woodbury)."""
+    factor = np.linalg.cholesky(np.eye(len(unit)) + z @ unit.T)
+    return np.linalg.solve(factor, z)
+
+
+def _rows_of(
+    rows: np.ndarray,
+    known_rows: np.ndarray,
+    known: np.ndarray,
+    kernel: Cosine,
+    inverse: np.ndarray,
+    resources: Resources,
+) -> np.ndarray:
+    """e_iᵀ M⁻¹ of some rows, (rows, d): as known where the last pool had the row (sorted), by a product elsewhere."""
+    place = np.minimum(np.searchsorted(known_rows, rows), max(known_rows.size - 1, 0))
+    old = known_rows[place] == rows if known_rows.size else np.zeros(rows.size, np.bool_)
+    z = np.empty((rows.size, inverse.shape[0]))
+    z[old] = known[place[old]]
+    if not old.all():
+        z[~old] = _product(kernel.unit(rows[~old]), inverse, resources)
+    return z
+
+
+def _product(a: np.ndarray, b: np.ndarray, resources: Resources) -> np.ndarray:
+    """a @ b, its rows shared by the threads."""
+    return np.concatenate(list(resources.map(lambda piece: a[piece] @ b, resources.chunks(len(a), 64))))
+
+
+def _best(
+    kernel: Cosine,
+    inverse: np.ndarray,
+    alive: np.ndarray,
+    bound: np.ndarray,
+    least: float,
+    chosen: np.ndarray,
+) -> np.ndarray:
+    """One pick among all rows whose bound reaches `least`, where a pool can't tell; their bounds become exact."""
+    close = alive[bound[alive] >= least - tie_width(least)]
+    for start in range(0, close.size, BLOCK):
+        rows = close[start : start + BLOCK]
+        unit = kernel.unit(rows)
+        bound[rows] = np.einsum("ij,ij->i", unit @ inverse, unit)
+    best = bound[close].max()
+    pick = close[bound[close] >= best - tie_width(best)][:1]
+    chosen[0] = bound[pick[0]]
+    return pick
+
+
+def _lower_bounds(
+    x: np.ndarray,
+    scale: np.ndarray,
+    rows: np.ndarray,
+    falls: np.ndarray,
+    bound: np.ndarray,
+    resources: Resources,
+) -> None:
+    """bound_i −= |Y e_i|² for the falls Y (picks, d), rounded so that it stays a bound; x holds the vectors of `rows`.
+
+    Each of the float32 products p_t ≈ y_t·x_i is off by at most ε|y_t||x_i|, so |Y e_i| ≥ |p||x_i|⁻¹ − ε|Y|_F, but
+    for the rounding of the squares' sum, which (1 − ε) covers.
+    """
+    error = float32_dot_error(falls.shape[1])
+    slack = error * float(np.linalg.norm(falls))
+    narrow = np.ascontiguousarray(falls.T, dtype=np.float32)
+
+    def work(start: int) -> None:
+        some = rows[start : start + BLOCK]
+        _subtract_squares(x[start : start + BLOCK] @ narrow, scale, some, 1.0 - error, slack, bound)
+
+    list(resources.map(work, range(0, rows.size, BLOCK)))
+
+
+@compiled_fast
+def _subtract_squares(
+    products: np.ndarray, scale: np.ndarray, rows: np.ndarray, shrink: float, slack: float, bound: np.ndarray
+) -> None:
+    for j in range(rows.size):
+        total = np.float32(0.0)
+        for t in range(products.shape[1]):
+            total += products[j, t] * products[j, t]
+        bound[rows[j]] -= max(np.sqrt(total) * scale[rows[j]] * shrink - slack, 0.0) ** 2
+
+
+def _pool(alive: np.ndarray, bound: np.ndarray, pool: int) -> tuple[np.ndarray, float]:
+    """The rows with the largest bounds (at ties the lowest), sorted by row, and the largest bound outside."""
+    if alive.size <= pool:
+        return alive, -np.inf
+    values = bound[alive]
+    least = np.partition(values, alive.size - pool)[alive.size - pool]
+    above = np.flatnonzero(values > least)
+    level = np.flatnonzero(values == least)[: pool - above.size]
+    inside = np.sort(np.concatenate([above, level]))
+    outside = np.delete(values, inside)
+    return alive[inside], float(outside.max())
+
+
+@compiled
+def _take_from_pool(
+    gram: np.ndarray, q: np.ndarray, ceiling: float, order: np.ndarray, chosen: np.ndarray
+) -> int:
+    """Pick until an outsider might win, or the pool or the budget is spent; returns the number of picks.
+
+    Row t of the factor is Cholesky's: (K_t· − Σ_{s<t} F_st F_s·) / √(1 + q_t), and q −= F_t².
+
+    Args:
+        gram: e_iᵀ M⁻¹ e_j at the start, (m, m), pool sorted by row.
+        q: its diagonal.
+        ceiling: at least every outsider's q.
+        order: written: positions in the pool.
+        chosen: written: q of the picks.
+    """
+    m = q.size
+    q = q.copy()
+    free = np.ones(m, np.bool_)
+    factor = np.empty((min(m, order.size), m))
+    for step in range(min(m, order.size)):
+        best = -np.inf
+        for i in range(m):
+            if free[i]:
+                best = max(best, q[i])
+        floor = best - tie_width(best)
+        pick = 0
+        while not free[pick] or q[pick] < floor:
+            pick += 1
+        if ceiling >= floor:
+            return step
+        order[step], chosen[step], free[pick] = pick, q[pick], False
+        row = factor[step]
+        row[:] = gram[pick]
+        for s in range(step):
+            share = factor[s, pick]
+            for i in range(m):
+                row[i] -= share * factor[s, i]
+        norm = 1.0 / np.sqrt(1.0 + q[pick])
+        for i in range(m):
+            row[i] *= norm
+            q[i] -= row[i] * row[i]
+    return min(m, order.size)

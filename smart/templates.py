@@ -1,0 +1,4 @@
+"""The terms of FLAN 2022 (Longpre et al. 2023) that several rooms share."""
+
+TEMPLATES = ("zs_opt", "zs_noopt", "fs_opt", "fs_noopt")
+"""Template types: zero- or few-shot, with or without answer options; in this order in every array."""

@@ -1,0 +1,1 @@
+"""Training: a mixture and a base model become an adapter."""

@@ -1,0 +1,193 @@
+"""What a run needs before any weight is read: everything found, checked, counted and named."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from smart.config import Problems, UserError
+from smart.model.adapters import target_layers
+from smart.model.base import Base, find_base, load_tokenizer
+from smart.model.options import ModelOptions, TuningOptions
+from smart.runtime.manifest import make_key
+from smart.training.data import Mixture, TokenStore, read_mixture, tokenize
+from smart.training.options import TrainingOptions
+from smart.training.order import Order, make_stream
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 1
+"""Raised whenever the same configuration and inputs give other weights."""
+
+LONGEST_DEFAULT = 4096
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, and what each of them computes on."""
+
+    size: int = 1
+    rank: int = 0
+    gpu: bool = False
+    sharded: bool = False
+    """FSDP: each process holds a part of the weights."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that may start."""
+
+    options: TrainingOptions
+    model: ModelOptions
+    tuning: TuningOptions
+    world: World
+    base: Base
+    mixture: Mixture
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """The configuration as far as it decides the weights."""
+        free = ("save_steps", "eval_steps", "keep_checkpoints", "merge")
+        return {
+            **{key: value for key, value in asdict(self.options).items() if key not in free},
+            "max_length": self.max_length,
+            "model": asdict(self.model),
+            "tuning": asdict(self.tuning),
+        }
+
+    @property
+    def inputs(self) -> list[str]:
+        return [self.mixture.key, self.base.key]
+
+    @property
+    def key(self) -> str:
+        return make_key(self.deciding, self.inputs, VERSION)
+
+    def train_tokens(self) -> TokenStore:
+        """Tokens of the training rows.
+
+        Raises:
+            UserError: if no row is left.
+        """
+        store = tokenize(self.mixture.train, self.tokenizer, self.options, self.max_length)
+        if not len(store):
+            raise UserError(
+                f"mixture={self.mixture.name}: none of its {len(self.mixture.train)} rows fits into"
+                f" max_length={self.max_length} tokens; raise it"
+            )
+        return store
+
+    def validation_tokens(self) -> dict[str, TokenStore]:
+        """Tokens of the validation rows of each submixture."""
+        table = self.mixture.validation
+        names = sorted(pc.unique(table["submixture"]).to_pylist())
+        stores = {
+            name: tokenize(
+                table.filter(pc.equal(table["submixture"], name)),
+                self.tokenizer,
+                self.options,
+                self.max_length,
+            )
+            for name in names
+        }
+        return {name: store for name, store in stores.items() if len(store)}
+
+    def order(self, train: TokenStore) -> Order:
+        examples = round(self.options.epochs * len(train))
+        if self.options.max_steps is not None:
+            examples = self.options.max_steps * self.options.batch_size
+        stream = make_stream(len(train), max(1, examples), self.options.seed)
+        lengths = np.asarray(train.lengths)
+        return Order(stream, lengths, self.options.batch_size, self.options.micro_batch_size, self.world.size)
+
+
+def prepare(
+    options: TrainingOptions, model: ModelOptions, tuning: TuningOptions, mixture: str, world: World
+) -> Job:
+    """Check everything that can be checked, then find model and mixture.
+
+    Raises:
+        ConfigError: with every wrong value, and every combination that cannot work.
+        UserError: if model or mixture cannot be found, or a LoRA target matches no layer.
+    """
+    problems = Problems()
+    options.validate(world.size, problems)
+    tuning.validate(problems)
+    _refuse_combinations(options, model, tuning, world, problems)
+    problems.raise_if_any()
+    base = find_base(model)
+    _refuse_for_model(base, options, problems)
+    problems.raise_if_any()
+    if tuning.method != "full":
+        target_layers(base)
+    rows = read_mixture(mixture)
+
+    def texts() -> list[str]:
+        return [
+            text for name in ("prompt", "response") for text in rows.train[name].slice(0, 2000).to_pylist()
+        ]
+
+    max_length = options.max_length or min(base.context or LONGEST_DEFAULT, LONGEST_DEFAULT)
+    return Job(options, model, tuning, world, base, rows, load_tokenizer(base, texts), max_length)
+
+
+def _refuse_combinations(
+    options: TrainingOptions, model: ModelOptions, tuning: TuningOptions, world: World, problems: Problems
+) -> None:
+    if options.merge and tuning.method == "full":
+        problems.add("merge", "true", "full tuning has no adapters to merge", "leave merge out")
+    if model.attention == "flash_attention_2" and not (world.gpu and importlib.util.find_spec("flash_attn")):
+        problems.add(
+            "model.attention",
+            model.attention,
+            "needs a GPU and the package flash-attn",
+            "use model.attention=sdpa",
+        )
+    if world.sharded and not world.gpu:
+        problems.add("launch", "fsdp_qlora", "sharding needs GPUs", "use launch=ddp")
+    if world.sharded and tuning.method == "qlora" and tuning.dtype != "bfloat16":
+        problems.add(
+            "tuning.dtype",
+            tuning.dtype,
+            "sharded 4-bit weights are stored as bfloat16",
+            "use tuning.dtype=bfloat16",
+        )
+    if world.sharded and "8bit" in tuning.optimizer:
+        problems.add(
+            "tuning.optimizer",
+            tuning.optimizer,
+            "8-bit states cannot be sharded",
+            "use tuning.optimizer=adamw_torch",
+        )
+    if tuning.optimizer.startswith("paged") and not world.gpu:
+        problems.add(
+            "tuning.optimizer", tuning.optimizer, "pages between GPU and CPU memory, and there is no GPU",
+            "use tuning.optimizer=adamw_8bit",
+        )  # fmt: skip
+
+
+def _refuse_for_model(base: Base, options: TrainingOptions, problems: Problems) -> None:
+    if base.context is not None and (options.max_length or 0) > base.context:
+        problems.add(
+            "max_length",
+            options.max_length,
+            f"{base.options.name} was trained on {base.context} tokens at once",
+            f"use at most {base.context}",
+        )
+    if options.packing and base.config.model_type == "falcon":
+        problems.add("packing", "true", "Falcon does not keep packed rows apart", "use packing=false")
+
+
+def cached_tokens(job: Job, folder: Path) -> TokenStore:
+    """The training rows' tokens, made once and shared by the processes of a machine and by later runs."""
+    if not folder.exists():
+        job.train_tokens().save(folder)
+    return TokenStore.load(folder)

@@ -1,0 +1,94 @@
+"""What a run would do and cost, told without loading weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smart.model.adapters import target_layers
+from smart.training.data import count_losses
+from smart.training.job import Job
+
+_DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
+_NF4_BYTES = 0.5 + (1 + 4 / 256) / 64
+"""Per weight: 4 bits, an 8-bit scale for 64 weights, and a float32 scale for 256 of those."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Numbers of parameters, and bytes."""
+
+    total: int
+    trainable: int
+    weights: int
+    """Bytes of the base model, as loaded."""
+    adapters: int
+    """Bytes of the adapters; 0 in full tuning."""
+    optimizer: int
+    gradients: int
+
+
+def measure(job: Job) -> Size:
+    """Count parameters and bytes from the shapes of the architecture."""
+    parameters = sum(weight.numel() for weight in job.base.skeleton().parameters())
+    layers, tuning = job.base.linear_layers, job.tuning
+    if tuning.method == "full":
+        weights, trainable, adapters = 4 * parameters, parameters, 0
+    else:
+        trainable = sum(tuning.lora_r * sum(layers[name]) for name in target_layers(job.base))
+        adapters = 4 * trainable
+        in_4_bits = sum(a * b for a, b in layers.values()) if tuning.method == "qlora" else 0
+        weights = round(in_4_bits * _NF4_BYTES) + (parameters - in_4_bits) * _DTYPE_BYTES[tuning.dtype]
+    state = 2 if "8bit" in tuning.optimizer else 8
+    total = parameters + (trainable if adapters else 0)
+    return Size(total, trainable, weights, adapters, state * trainable, 4 * trainable)
+
+
+def activation_bytes(job: Job, longest: int) -> int:
+    """Estimate of what one micro-batch of the longest rows keeps for its backward pass.
+
+    About 34 bytes per token, layer and unit of width in half precision (arXiv 2205.05198, without the
+    attention matrix, which current kernels do not keep); with recomputation 2 bytes, plus one layer in full.
+    """
+    text = job.base.config.get_text_config()
+    per_layer = (
+        longest * job.options.micro_batch_size * text.hidden_size * _DTYPE_BYTES[job.tuning.dtype] // 2
+    )
+    if job.tuning.checkpoint_activations:
+        return int(per_layer * (2 * text.num_hidden_layers + 34))
+    return int(per_layer * 34 * text.num_hidden_layers)
+
+
+def plan(job: Job) -> str:
+    """The text that plan=true prints."""
+    train = job.train_tokens()
+    validation = job.validation_tokens()
+    order, size = job.order(train), measure(job)
+    shards = job.world.size if job.world.sharded else 1
+    peak = (size.weights + size.adapters + size.optimizer + size.gradients) / shards
+    peak += activation_bytes(job, int(train.lengths.max()))
+    losses = count_losses(job.mixture.train, train).values()
+    lines = {
+        "rows": f"{len(train):,} of {len(job.mixture.train):,}; {sum(c['dropped'] for c in losses):,}"
+        " dropped,"
+        f" {sum(c['cut'] for c in losses):,} with a cut prompt; max_length {job.max_length}",
+        "tokens": f"{len(train.ids):,}, {train.supervised:,} of them supervised",
+        "validation": f"{sum(map(len, validation.values())):,} rows in {len(validation)} submixtures",
+        "steps": f"{order.steps:,} of {job.options.batch_size} examples = {job.world.size} process(es) x"
+        f" {job.options.batch_size // (job.options.micro_batch_size * job.world.size)} accumulated x"
+        f" {job.options.micro_batch_size}; {len(order.stream):,} examples in all",
+        "parameters": f"{size.trainable:,} trainable of {size.total:,}",
+        "weights": _bytes(size.weights),
+        "adapters": _bytes(size.adapters),
+        "optimiser": _bytes(size.optimizer),
+        "peak memory": f"about {_bytes(peak)} on each GPU (estimate)",
+    }
+    head = f"Plan: {job.tuning.method} of {job.model.name} on {job.mixture.name}"
+    return "\n".join([head, *(f"  {name:<12} {value}" for name, value in lines.items())])
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} GB"

@@ -1,0 +1,185 @@
+"""transformers' Trainer with our order, our loss, sealed checkpoints, and evaluation that disturbs nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from smart.config import UserError
+from smart.model.options import TuningOptions
+from smart.training.callbacks import Flow, Progress
+from smart.training.data import TokenStore
+from smart.training.loss import IGNORED, Collator, SupervisedHead
+from smart.training.options import TrainingOptions
+from smart.training.order import Order
+
+
+def make_arguments(
+    options: TrainingOptions, tuning: TuningOptions, order: Order, folder: Path
+) -> TrainingArguments:
+    """The Trainer's arguments for a run; `folder` gets the checkpoints."""
+    known = {field.name for field in fields(TrainingArguments)}
+    # The option's name from transformers 5 on, and before.
+    prefix = "activation" if "activation_checkpointing" in known else "gradient"
+    checkpointing: dict[str, Any] = {
+        f"{prefix}_checkpointing": tuning.checkpoint_activations,
+        f"{prefix}_checkpointing_kwargs": {"use_reentrant": False} if tuning.checkpoint_activations else None,
+    }
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=options.micro_batch_size,
+        gradient_accumulation_steps=options.batch_size // (options.micro_batch_size * order.world_size),
+        max_steps=order.steps,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=tuning.schedule,
+        warmup_steps=math.ceil(tuning.warmup * order.steps),
+        weight_decay=tuning.weight_decay,
+        max_grad_norm=tuning.max_grad_norm,
+        optim=tuning.optimizer,
+        bf16=tuning.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=options.seed,
+        save_strategy="steps",
+        save_steps=options.save_steps,
+        eval_strategy="no",  # Flow says when
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would hide a loss that is not finite
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        report_to="none",
+        **checkpointing,
+    )
+    if (
+        arguments.n_gpu > 1
+    ):  # one process learns on one GPU, where the Trainer would split batches over all of them
+        arguments._n_gpu = 1
+    return arguments
+
+
+class SupervisedTrainer(Trainer):
+    """Learns the responses of a token store in a given order.
+
+    Args:
+        validation: name → tokens of the rows of one submixture; the loss of each is reported, and of all.
+        watch: called on the main process with the metrics of every step and evaluation.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        tokenizer: Any,
+        train: TokenStore,
+        order: Order,
+        validation: Mapping[str, TokenStore],
+        *,
+        packing: bool,
+        eval_steps: int | None,
+        keep_checkpoints: int,
+        watch: Callable[[dict[str, float], int], None],
+    ) -> None:
+        self.order = order
+        self._train = train
+        self._validation = validation
+        self._head = SupervisedHead(model)
+        self._step_batches: list[dict[str, torch.Tensor]] = []
+        self._watch = watch
+        collate = Collator(tokenizer.pad_token_id, packing)
+        super().__init__(
+            model,
+            args,
+            data_collator=collate,
+            train_dataset=train,
+            processing_class=tokenizer,
+            callbacks=[Flow(eval_steps or order.steps if validation else None, keep_checkpoints)],
+        )
+        self.remove_callback(PrinterCallback)
+        if self.is_world_process_zero():
+            self.add_callback(Progress(order))
+        # The loss is a sum over supervised tokens divided by their number in the whole step.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+
+    def _loader(self, store: TokenStore, batches: list[list[int]]) -> DataLoader[Any]:
+        # A generator of its own: iterating must not draw from the one that decides dropout.
+        return DataLoader(
+            store,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            generator=torch.Generator(),
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self._train, self.order.micro_batches(self.args.process_index))
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        self._step_batches, tokens = super().get_batch_samples(*args, **kwargs)
+        return self._step_batches, tokens
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Of one micro-batch: its part of the mean over all supervised tokens of the step, on all processes.
+
+        Scaled by the number of processes, over which gradients are averaged.
+        """
+        return self._head.loss(model, inputs) * self.args.world_size / num_items_in_batch
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Record the metrics of a step, after making sure that the run may go on."""
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise UserError(self._keep_batch(name, logs[name]))
+        super().log(logs, start_time)
+        if self.is_world_process_zero():
+            self._watch(logs, self.state.global_step)
+
+    def _keep_batch(self, name: str, value: float) -> str:
+        step = self.state.global_step
+        file = Path(str(self.args.output_dir)).parent / f"not-finite-{step}-{self.args.process_index}.pt"
+        torch.save(self._step_batches, file)
+        return (
+            f"step {step}: {name} is {value}. Training has stopped; the last checkpoint is from before, and the"
+            f" step's batch is kept in {file}. A lower learning_rate or max_grad_norm may help"
+        )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Loss per supervised token on the validation rows, of all and of each submixture.
+
+        Leaves the state of the random numbers, and so the training that follows, as it was.
+        """
+        model: Any = self.model
+        was_training = model.training
+        model.eval()
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            sums = {name: self._sum_of_losses(model, store) for name, store in self._validation.items()}
+        model.train(was_training)
+        total = np.sum(list(sums.values()), axis=0)
+        metrics = {f"eval_loss/{name}": float(loss / count) for name, (loss, count) in sums.items()}
+        metrics = {"eval_loss": float(total[0] / total[1]), **(metrics if len(sums) > 1 else {})}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _sum_of_losses(self, model: Any, store: TokenStore) -> np.ndarray:
+        """Loss summed over supervised tokens, and their number; float64 (2,)."""
+        world, size = self.args.world_size, self.args.per_device_train_batch_size
+        longest_first = np.argsort(-store.lengths, kind="stable")
+        parts = np.array_split(longest_first, math.ceil(len(store) / (size * world)) * world)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for batch in self._loader(store, [part.tolist() for part in parts[self.args.process_index :: world]]):
+            batch = self._prepare_inputs(batch)
+            sums[0] += self._head.loss(model, batch).double()
+            sums[1] += (batch["labels"] != IGNORED).sum()
+        sums = self.accelerator.reduce(sums, reduction="sum")
+        return sums.cpu().numpy()

@@ -1,0 +1,303 @@
+"""Parquet, JSONL and CSV files as collections."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from smart.collection import SCHEMA, Files, Groups, load
+from smart.config import ConfigError, UserError
+from tests.collection.examples import content, rows, write_jsonl, write_parquet
+
+
+def write_csv(path: Path, records: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+    return path
+
+
+def test_formats_agree(tmp_path: Path) -> None:
+    records = rows(50)
+    paths = [
+        write_parquet(tmp_path / "a.parquet", records),
+        write_jsonl(tmp_path / "a.jsonl", records),
+        write_csv(tmp_path / "a.csv", records),
+    ]
+    for path in paths[1:]:
+        packed = path.with_name(path.name + ".gz")
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        paths.append(packed)
+    collections = [load(Files(path=str(path))) for path in paths]
+    for collection in collections:
+        assert content(collection.train) == records
+        assert collection.train.schema == SCHEMA
+        assert collection.validation is None
+    assert len({collection.fingerprint for collection in collections}) == 1
+
+
+def test_files_are_sorted_by_path_and_rows_numbered_over_them(tmp_path: Path) -> None:
+    late = write_parquet(tmp_path / "b.parquet", rows(4, "late"))
+    early = write_jsonl(tmp_path / "a.jsonl", rows(3, "early"))
+    collection = load(Files(path=[str(late), f"{tmp_path}/*", str(early)]))
+    assert collection.train["submixture"].to_pylist() == ["early"] * 3 + ["late"] * 4
+    assert collection.train["row"].to_pylist() == list(range(7))
+    assert [Path(file["path"]).name for file in collection.source["files"]] == ["a.jsonl", "b.parquet"]
+    assert [file["bytes"] for file in collection.source["files"]] == [
+        early.stat().st_size,
+        late.stat().st_size,
+    ]
+    assert json.loads(json.dumps(collection.source)) == collection.source
+
+
+def test_text_that_looks_like_numbers_or_dates_stays_text(tmp_path: Path) -> None:
+    records = [{"prompt": "2020-01-01", "response": "007"}, {"prompt": "1", "response": "nan"}]
+    for path in (write_csv(tmp_path / "x.csv", records), write_jsonl(tmp_path / "x.jsonl", records)):
+        table = load(Files(path=str(path))).train
+        assert table["inputs"].to_pylist() == ["2020-01-01", "1"]
+        assert table["targets"].to_pylist() == ["007", "nan"]
+
+
+def test_bare_files_are_a_task_each(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"prompt": f"q {name}", "response": "a", "id": 7}])
+    collection = load(Files(path=f"{tmp_path}/*.jsonl", submixture="mine"))
+    groups = Groups.of(collection.train)
+    assert groups.tasks == (("mine", "one"), ("mine", "two"))
+    assert groups.sizes.tolist() == [[0, 1, 0, 0]] * 2
+    assert collection.name == tmp_path.name
+
+
+def test_equal_file_names_are_different_tasks(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        write_jsonl(tmp_path / folder / "rows.jsonl.gz", [])  # replaced below
+        (tmp_path / folder / "rows.jsonl.gz").write_bytes(
+            gzip.compress(b'{"prompt": "q", "response": "a"}\n')
+        )
+    tasks = Groups.of(load(Files(path=f"{tmp_path}/**/*.jsonl.gz")).train).tasks
+    assert tasks == (("files", "x/rows"), ("files", "y/rows"))
+
+
+def test_columns_are_mapped(tmp_path: Path) -> None:
+    records = [{"question": "q", "inputs": "not this", "label": "a", "dataset": "d"}] * 2
+    path = write_parquet(tmp_path / "f.parquet", records)
+    columns = {"inputs": "question", "targets": "label", "task_name": "dataset", "submixture": "dataset"}
+    table = load(Files(path=str(path), columns=columns)).train
+    assert content(table)[0] == {
+        "submixture": "d",
+        "task_name": "d",
+        "template_type": "zs_noopt",
+        "inputs": "q",
+        "targets": "a",
+    }
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("record", "columns", "message"),
+    [
+        (
+            {"prompt": "q", "answer": "a"},
+            {},
+            "no column targets or response, nor messages; it has: prompt, answer",
+        ),
+        ({"answer": "a"}, {}, "no column inputs or prompt, nor messages; it has: answer"),
+        ({"prompt": "q", "response": "a"}, {"inputs": "text"}, "no column text (collection.columns.inputs)"),
+    ],
+)
+def test_missing_columns(tmp_path: Path, suffix: str, record: dict, columns: dict, message: str) -> None:
+    write = {"parquet": write_parquet, "jsonl": write_jsonl, "csv": write_csv}[suffix]
+    path = write(tmp_path / f"f.{suffix}", [record])
+    with pytest.raises(UserError, match=re.escape(f"{path}: {message}")):
+        load(Files(path=str(path), columns=columns, bad_rows="drop"))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_messages(tmp_path: Path, suffix: str) -> None:
+    def turns(*pairs: tuple[str, str | None]) -> dict[str, Any]:
+        return {"messages": [{"role": role, "content": text} for role, text in pairs], "task_name": "chat"}
+
+    records = [
+        turns(("user", "u0"), ("assistant", "a0")),
+        turns(("system", "s1"), ("user", "u1"), ("assistant", "a1")),
+        turns(("user", "u2"), ("assistant", "a2"), ("user", "more"), ("assistant", "a2")),
+        turns(("system", ""), ("user", "u3"), ("assistant", "a3")),
+        turns(("system", "s4"), ("user", "u4"), ("user", "again"), ("assistant", "a4")),
+    ]
+    bad = [turns(("user", "u5")), turns(), {"messages": None}, turns(("tool", "u8"), ("assistant", "a8"))]
+    bad += [turns(("assistant", "a9"), ("user", "u9")), turns(("user", "u10"), ("assistant", None))]
+    write = write_parquet if suffix == "parquet" else write_jsonl
+    good = load(Files(path=str(write(tmp_path / f"good.{suffix}", records))))
+    assert good.train["inputs"].to_pylist() == ["u0", "s1\n\nu1", "u3"]
+    assert good.train["targets"].to_pylist() == ["a0", "a1", "a3"]
+    assert good.train["row"].to_pylist() == [0, 1, 3]
+    assert good.source["splits"]["train"]["dropped"] == {"messages: more than one turn": 2}
+
+    path = write(tmp_path / f"bad.{suffix}", [*records, *bad])
+    with pytest.raises(UserError, match="no user message followed by an assistant's in 5 rows: 5 "):
+        load(Files(path=str(path)))
+    dropped = load(Files(path=str(path), bad_rows="drop")).source["splits"]["train"]["dropped"]
+    assert sum(dropped.values()) == 2 + len(bad)
+
+
+def test_bad_jsonl_lines_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "f.jsonl"
+    good = json.dumps({"prompt": "q", "response": "a"})
+    path.write_text("\n".join([good, '{"prompt": 3, "response": "a"}', "", '{"prompt": "q"', "[1]", good]))
+    with pytest.raises(UserError) as caught:
+        load(Files(path=str(path)))
+    assert "prompt: of the wrong type in 1 row: 1 (3)" in str(caught.value)
+    assert "line: not a JSON object in 2 rows: 2 " in str(caught.value)
+    collection = load(Files(path=str(path), bad_rows="drop"))
+    assert collection.train["row"].to_pylist() == [0, 4]
+    assert sum(collection.source["splits"]["train"]["dropped"].values()) == 3
+
+
+@pytest.mark.parametrize("name", ["f.parquet", "f.csv", "f.jsonl", "f.jsonl.gz"])
+@pytest.mark.parametrize("broken", [b"", b"\xff\xfe\x00rubbish"])
+def test_unreadable_files(tmp_path: Path, name: str, broken: bytes) -> None:
+    (tmp_path / name).write_bytes(broken)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
+        load(Files(path=str(tmp_path / name)))
+
+
+def test_wrong_options_come_together(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("")
+    options = Files(
+        path=[f"{tmp_path}/none*.csv", str(tmp_path), f"{tmp_path}/x.txt"],
+        columns={"input": "q"},
+        validation=0.02,  # type: ignore[arg-type]
+        bad_rows="maybe",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(options)
+    message = str(caught.value)
+    assert message.startswith("6 values")
+    for part in ("none*.csv: no such file", "is a folder", "unknown file type"):
+        assert part in message
+    for meant in ("Did you mean inputs?", "did you mean 2%?"):
+        assert meant in message
+
+
+def test_a_path_is_needed() -> None:
+    with pytest.raises(ConfigError, match=r"collection\.path=null: no file given; set collection\.path=FILE"):
+        load(Files())
+
+
+def test_validation_from_files(tmp_path: Path) -> None:
+    train = write_jsonl(tmp_path / "train.jsonl", rows(10))
+    held = write_jsonl(tmp_path / "held.jsonl", rows(4, "other"))
+    collection = load(Files(path=str(train), validation=str(held)))
+    assert collection.validation is not None
+    assert content(collection.validation) == rows(4, "other")
+    assert collection.validation["row"].to_pylist() == [0, 1, 2, 3]
+    assert collection.source["splits"]["validation"]["rows_read"] == 4
+    assert collection.fingerprint != load(Files(path=str(train))).fingerprint
+    with pytest.raises(UserError, match=r"train\.jsonl is in collection\.path too"):
+        load(Files(path=str(train), validation=f"{tmp_path}/t*.jsonl"))
+
+
+@pytest.mark.parametrize(("validation", "count"), [("2%", 4), (30, 30), ("0.1k", 100)])
+def test_validation_taken_out_of_the_pool(tmp_path: Path, validation: Any, count: int) -> None:
+    path = str(write_jsonl(tmp_path / "train.jsonl", rows(200)))
+    collection = load(Files(path=path, validation=validation))
+    assert collection.validation is not None
+    train, held = (table["row"].to_numpy() for table in (collection.train, collection.validation))
+    assert len(held) == count
+    assert np.array_equal(np.sort(np.concatenate([train, held])), np.arange(200))
+    assert (np.diff(train) > 0).all()
+    texts = load(Files(path=path)).train["inputs"].to_pylist()
+    assert collection.validation["inputs"].to_pylist() == [texts[row] for row in held]
+    assert load(Files(path=path, validation=validation)).fingerprint == collection.fingerprint
+    assert load(Files(path=path, validation=validation, seed=1)).fingerprint != collection.fingerprint
+
+
+def test_validation_larger_than_the_pool(tmp_path: Path) -> None:
+    path = str(write_jsonl(tmp_path / "train.jsonl", rows(20)))
+    with pytest.raises(UserError, match=r"collection\.validation=2k: the collection has only 20 rows"):
+        load(Files(path=path, validation="2k"))
+
+
+def test_a_mixture_is_a_collection(tmp_path: Path) -> None:
+    records = [
+        {"prompt": row["inputs"], "response": row["targets"], **{k: row[k] for k in list(row)[:3]}, "row": 9}
+        for row in rows(12)
+    ]
+    table = load(Files(path=str(write_parquet(tmp_path / "train.parquet", records)))).train
+    assert content(table) == rows(12)
+    assert table["row"].to_pylist() == list(range(12))
+
+
+def test_categories_and_large_strings_of_parquet(tmp_path: Path) -> None:
+    plain = pa.Table.from_pylist(rows(30))
+    other = plain.set_column(1, "task_name", plain["task_name"].dictionary_encode())
+    other = other.set_column(3, "inputs", plain["inputs"].cast(pa.large_string()))
+    pq.write_table(other, tmp_path / "f.parquet")
+    assert content(load(Files(path=str(tmp_path / "f.parquet"))).train) == rows(30)
+
+
+def test_real_submixtures_load_as_they_are(shared: Path) -> None:
+    names = ("sni-small", "cot", "t0", "flan2021", "dialog", "self-instruct-human")
+    collection = load(Files(path=[f"{shared}/data/{name}.parquet" for name in names]))
+    groups = Groups.of(collection.train)
+    tables = {name: pq.read_table(f"{shared}/data/{name}.parquet") for name in sorted(names)}
+    assert len(collection.train) == sum(map(len, tables.values())) == groups.sizes.sum()
+    labels = [table.select(["submixture", "task_name"]).to_pylist() for table in tables.values()]
+    assert groups.tasks == tuple(
+        sorted({(row["submixture"], row["task_name"]) for part in labels for row in part})
+    )
+    texts = [text for table in tables.values() for text in table["inputs"].to_pylist()]
+    assert collection.train["inputs"].to_pylist() == texts
+
+
+def test_messages_of_the_wrong_type(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    pictures = [{"role": "user", "content": [{"type": "image"}]}, turns[1]]
+    path = write_jsonl(
+        tmp_path / "f.jsonl", [{"messages": messages} for messages in (turns, pictures, "u", turns)]
+    )
+    with pytest.raises(UserError, match="messages: of the wrong type in 2 rows: 1 "):
+        load(Files(path=str(path)))
+    assert load(Files(path=str(path), bad_rows="drop")).train["row"].to_pylist() == [0, 3]
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_jsonl])
+def test_a_prompt_without_response_beside_messages(tmp_path: Path, write: Any) -> None:
+    messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    table = load(
+        Files(path=str(write(tmp_path / f"f.{write.__name__[6:]}", [{"prompt": "p", "messages": messages}])))
+    )
+    assert table.train.select(["inputs", "targets"]).to_pylist() == [{"inputs": "u", "targets": "a"}]
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_jsonl])
+def test_columns_that_are_not_needed_may_hold_anything(tmp_path: Path, write: Any) -> None:
+    records = [{**row, "messages": {"a": 1}, "response": 5, "row": "x"} for row in rows(5)]
+    assert content(load(Files(path=str(write(tmp_path / f"f.{write.__name__[6:]}", records)))).train) == rows(
+        5
+    )
+
+
+def test_a_column_of_messages_of_another_shape(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "f.parquet", [{"messages": [{"from": "human", "value": "u"}]}])
+    with pytest.raises(
+        UserError, match=r"messages: list<.*> instead of a list of \{role, content\} in 1 row: 0"
+    ):
+        load(Files(path=str(path)))
+
+
+def test_a_validation_that_is_neither_a_count_nor_a_file(tmp_path: Path) -> None:
+    path = str(write_jsonl(tmp_path / "f.jsonl", rows(5)))
+    with pytest.raises(ConfigError, match=r"collection\.validation=True: no such file"):
+        load(Files(path=path, validation=True))

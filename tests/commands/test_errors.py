@@ -1,0 +1,166 @@
+"""Every mistake: one clear message, an exit code that is not 0, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.commands.conftest import ROOT, Command
+
+
+def nothing_half_written(root: Path) -> bool:
+    """No mixture, and no part of one: caches may stay, they are whole or resumed."""
+    return not [p for p in root.rglob("*") if p.name.endswith(".parquet") and "mixtures" in p.parts]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            "fn=grafcut",
+            "fn=grafcut: no such fn. Did you mean graphcut? Known: facility_location, graphcut, logdet",
+        ),
+        ("instance_fn=logdt", "Did you mean logdet?"),
+        ("strategy=smrt", "Did you mean smart?"),
+        ("budget=0", "budget=0: must be at least 1"),
+        ("budget=-5", "budget=-5: must be at least 1"),
+        ("budget=2e12", "budget=2e+12: the pool holds 576 rows; ask for at most 576"),
+        ("budget=0.05", "did you mean 5%?"),
+        ("budget=25 k", "budget=25 k: is not a count; write a whole number, 25k"),
+        ("budget=577", "the pool holds 576 rows; ask for at most 576"),
+        ("num_tasks=0", "num_tasks=0: must be a whole number, at least 1"),
+        ("num_tasks=13", "num_tasks=13: the pool has 12 tasks"),
+        ("bugdet=5", "bugdet: no such key. Did you mean budget?"),
+        ("fn.tradeof=1", "fn.tradeof: no such key in fn. Did you mean tradeoff?"),
+        ("fn.tradeoff=-1", "fn: tradeoff=-1: must be a finite number, at least 0"),
+        ("weighting=temperature weighting.temperature=0", "weighting.temperature=0"),
+        ("encoder.dtype=int8", "encoder.dtype=int8"),
+        ("encoder=precomputed", "encoder.path"),
+        ("collection.path=nix.parquet", "nix.parquet"),
+        ("tracker.mode=foo", "tracker.mode=foo: no such mode"),
+        ("memory_limit=12XB", "memory_limit='12XB': write bytes, or a size such as"),
+        ("optimizer=lazy", "optimizer=lazy: no such optimizer"),
+        ("validation_rows=5%", "validation_rows=5%"),
+        ("tokenizer=nix/nowhere", "tokenizer=nix/nowhere: cannot be loaded"),
+        ("budget=", "budget"),
+    ],
+)
+def test_a_mistake_is_named_with_the_way_out(select: Command, tmp_path: Path, wrong: str, said: str) -> None:
+    wrongs = [wrong] if wrong.startswith("budget") else wrong.split()
+    done = select(*wrongs)
+    assert done.code == 1
+    assert said in done.err
+    assert "Traceback" not in done.said
+    assert nothing_half_written(tmp_path)
+
+
+def test_a_budget_above_what_the_selected_tasks_hold(select: Command) -> None:
+    done = select("num_tasks=2", "budget=500")
+    assert done.code == 1
+    assert "the 2 selected tasks hold" in done.err
+
+
+def test_all_errors_of_a_configuration_together(select: Command) -> None:
+    done = select("budget=0", "num_tasks=0", "seed=-1", "fn.tradeoff=-1", "tracker.mode=foo")
+    assert done.code == 1
+    assert "5 values of the configuration are wrong" in done.err
+    for key in ("budget=0", "num_tasks=0", "seed=-1", "tradeoff=-1", "tracker.mode=foo"):
+        assert key in done.err
+
+
+def test_a_traceback_where_it_is_asked_for(
+    select: Command, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    _, err = start("budget=0", HYDRA_FULL_ERROR="1").communicate(timeout=60)
+    assert "Traceback" in err
+    assert "ConfigError" in err
+
+
+def test_bad_rows_stop_it_or_are_counted(select: Command, collection: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(collection).to_pylist()
+    rows[3]["inputs"], rows[7]["targets"], rows[9]["template_type"] = "  ", None, "zero_shot"
+    pq.write_table(pa.Table.from_pylist(rows), collection)
+    refused = select()
+    assert refused.code == 1
+    assert "small.parquet" in refused.err
+    assert "Traceback" not in refused.err
+    done = select("bad_rows=drop")
+    assert done.code == 0, done.said
+    (manifest,) = tmp_path.glob("outputs/mixtures/*/manifest.json")
+    assert '"pool_rows": 573' in manifest.read_text()
+
+
+@pytest.mark.parametrize("key", ["output", "output_root"])
+def test_a_folder_that_cannot_be_written(select: Command, tmp_path: Path, key: str) -> None:
+    (tmp_path / "file").touch()
+    done = select(f"{key}={tmp_path}/file/below/it")
+    assert done.code == 1
+    assert f"{key}={tmp_path}/file/below" in done.err
+    assert "Traceback" not in done.said
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 200 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small tmpfs cannot be mounted here (needs root)")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk(select: Command, small_disk: Path) -> None:
+    done = select(f"output_root={small_disk}", "encoder.dtype=float32")
+    assert done.code == 1
+    assert "Traceback" not in done.said
+    assert str(small_disk) in done.err
+    assert nothing_half_written(small_disk)
+
+
+def test_a_full_disk_while_the_mixture_is_written(select: Command, small_disk: Path, tmp_path: Path) -> None:
+    done = select(f"output={small_disk}/mixture")
+    assert done.code == 1, done.said
+    assert "Traceback" not in done.said
+    assert "space" in done.err
+    assert not (small_disk / "mixture").exists()
+    assert [p for p in small_disk.iterdir() if p.is_dir()] == []
+    again = select(f"output={tmp_path}/mixture")
+    assert again.code == 0, again.said
+
+
+def test_ctrl_c(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    process = start("weighting=uniform", PYTHONUNBUFFERED="1")
+    assert process.stderr is not None
+    process.stderr.readline()  # it has read the collection, and goes on
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "select: interrupted" in err
+    assert "Traceback" not in err
+    assert nothing_half_written(tmp_path)
+
+
+def test_help_names_every_choice() -> None:
+    done = subprocess.run([sys.executable, "select.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    for word in (
+        "facility_location",
+        "reasoning_gym",
+        "gte_large",
+        "taylor_softmax",
+        "budget: 25k",
+        "num_tasks",
+    ):
+        assert word in done.stdout

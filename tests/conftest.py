@@ -1,0 +1,40 @@
+"""Fixtures that every room's tests may use."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Nothing that a library writes may land in the home folder or the clone, and nothing may reach for the network.
+_SCRATCH = Path(tempfile.gettempdir()) / f"smart-tests-{os.getuid()}"
+for _name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR", "HF_HOME"):
+    os.environ[_name] = str(_SCRATCH / _name.lower())
+    Path(os.environ[_name]).mkdir(parents=True, exist_ok=True)
+os.environ.update(
+    HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false"
+)
+os.environ.pop("WANDB_API_KEY", None)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the clone; tests that need it skip where it is absent."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the folder of real data, ../shared, which is not beside this clone")
+    return SHARED
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the long matrices too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--full"):
+        for item in items:
+            if item.get_closest_marker("full"):
+                item.add_marker(pytest.mark.skip(reason="a long matrix: make test-full runs it"))

@@ -1,0 +1,94 @@
+"""Small pools, a fake encoder, and child processes that use or kill it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from smart.config import Problems
+from smart.embedding import Encoded, Prompts, Session, embed
+
+ROWS, SHARD_ROWS = 50, 8
+
+
+def prompts(texts: list[str] | None = None, seed: int = 0) -> Prompts:
+    """Texts in two chunks and a shuffled order; row i of the pool was row 2 i of the collection as read."""
+    texts = texts if texts is not None else [f"prompt {i} " * (1 + i % 7) for i in range(ROWS)]
+    half = len(texts) // 2
+    column = pa.chunked_array([texts[:half], texts[half:]], type=pa.string())
+    order = np.random.default_rng(seed).permutation(len(texts))
+    return Prompts(column, order, 2 * np.arange(len(texts)), 2 * len(texts))
+
+
+@dataclass(frozen=True)
+class Fake:
+    """Vectors of 4 numbers that depend on the text alone; remembers what it was asked."""
+
+    dtype: str = "float16"
+    special: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0
+    kill_at: int | None = None
+    asked: list[str] = field(default_factory=list)
+
+    def identity(self) -> dict[str, Any]:
+        return {"encoder": "fake"}
+
+    def width(self) -> int:
+        return 4
+
+    def validate(self, problems: Problems) -> None: ...
+
+    def fetch(self) -> None: ...
+
+    @contextmanager
+    def open(self) -> Iterator[Session]:
+        yield Session(self.encode, block=3)
+
+    def encode(self, texts: list[str]) -> Encoded:
+        time.sleep(self.seconds)
+        self.asked.extend(texts)
+        if self.kill_at is not None and len(self.asked) >= self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Encoded(np.stack([self.vector(text) for text in texts]), sum(len(text) > 50 for text in texts))
+
+    def vector(self, text: str) -> np.ndarray:
+        digest = np.frombuffer(xxhash.xxh3_128_digest(text.encode()), dtype=np.uint32)
+        return np.float32(self.special.get(text, 1)) * (digest / np.float32(2**32)).astype(np.float32)
+
+
+def die_while_encoding(folder: Path, after: int) -> None:
+    embed(prompts(), Fake(kill_at=after), folder, SHARD_ROWS)
+
+
+def die_while_writing(folder: Path, shard: int) -> None:
+    """Die with half of a shard in its temporary file."""
+    write_bytes = Path.write_bytes
+
+    def write(path: Path, content: bytes) -> int:
+        if f"{shard:05d}.npy" not in path.name:
+            return write_bytes(path, content)
+        write_bytes(path, content[: len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("alive")
+
+    Path.write_bytes = write  # type: ignore[assignment,method-assign]
+    embed(prompts(), Fake(), folder, SHARD_ROWS)
+
+
+def embed_and_report(folder: Path, start: Barrier) -> None:
+    """Write how many prompts this process encoded."""
+    encoder = Fake(seconds=0.02)
+    start.wait()
+    embed(prompts(), encoder, folder, SHARD_ROWS)
+    (folder.parent / f"asked-{os.getpid()}").write_text(str(len(encoder.asked)))

@@ -1,0 +1,218 @@
+import dataclasses
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smart.config import UserError
+from smart.embedding import embed, look_up, store
+from smart.runtime.files import PARTIAL, hash_file
+
+from .examples import ROWS, SHARD_ROWS, Fake, die_while_encoding, die_while_writing, embed_and_report, prompts
+
+SPAWN = multiprocessing.get_context("spawn")
+SHARDS = -(-ROWS // SHARD_ROWS)
+
+
+def expected(pool: store.Prompts) -> np.ndarray:
+    return np.stack([Fake().vector(text) for text in pool.take(0, len(pool)).to_pylist()])
+
+
+def shard_bytes(home: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(home.glob("*.npy"))}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_vector_i_belongs_to_the_ith_prompt_in_group_order(tmp_path: Path, dtype: str) -> None:
+    pool = prompts()
+    vectors = embed(pool, Fake(dtype), tmp_path, SHARD_ROWS)
+    assert (len(vectors), vectors.d) == (ROWS, 4)
+    assert vectors.truncated == sum(len(text) > 50 for text in pool.texts.to_pylist())
+    wanted = expected(pool).astype(dtype).astype(np.float32)
+    for rows in (
+        slice(None),
+        slice(3, 5),
+        slice(7, 9),
+        slice(8, 16),
+        slice(5, 41),
+        slice(-3, None),
+        slice(50, 60),
+    ):
+        assert vectors[rows].dtype == np.float32
+        np.testing.assert_array_equal(vectors[rows], wanted[rows])
+    with pytest.raises(ValueError, match="step 2"):
+        vectors[::2]
+
+
+def test_a_second_call_encodes_nothing_and_the_manifest_tells_what_is_there(tmp_path: Path) -> None:
+    first, again = embed(prompts(), Fake(), tmp_path, SHARD_ROWS), Fake()
+    vectors = embed(prompts(), again, tmp_path, SHARD_ROWS)
+    assert again.asked == []
+    np.testing.assert_array_equal(vectors[:], first[:])
+    assert vectors.truncated == first.truncated > 0
+    manifest = json.loads((vectors.folder / "manifest.json").read_text())
+    assert manifest["kind"] == "embeddings"
+    assert manifest["key"] == vectors.key == vectors.folder.name
+    assert manifest["counts"] == {"rows": ROWS, "dimensions": 4, "truncated": first.truncated}
+    assert manifest["files"] == {path.name: hash_file(path) for path in sorted(vectors.folder.glob("*.npy"))}
+    assert len(manifest["files"]) == SHARDS
+
+
+def test_key_changes_with_all_that_decides_the_vectors(tmp_path: Path) -> None:
+    """The first key is stored: where it changes, VERSION must have been raised, or caches are lost unasked."""
+    base = look_up(prompts(), Fake(), tmp_path).key
+    assert base == "235204f2b685f9f375ce387031032ee6"
+    others = [
+        look_up(prompts(seed=1), Fake(), tmp_path).key,
+        look_up(prompts(["a", "b"]), Fake(), tmp_path).key,
+        look_up(prompts(), Fake(dtype="float32"), tmp_path).key,
+    ]
+    assert len({base, *others}) == 4
+
+
+def test_stored_bytes_are_those_of_this_version(tmp_path: Path) -> None:
+    """As above, for the bytes of a shard."""
+    vectors = embed(prompts(), Fake(), tmp_path)
+    assert hash_file(vectors.folder / "00000.npy") == "d9f6393650da3c0b4b163d5282b6f591"
+
+
+@pytest.mark.parametrize(
+    ("die", "at", "whole"),
+    [(die_while_encoding, 1, 0), (die_while_encoding, 30, 3), (die_while_writing, 2, 2)],
+)
+def test_killed_and_started_again_ends_with_the_same_bytes(
+    tmp_path: Path, die: Callable[[Path, int], None], at: int, whole: int
+) -> None:
+    undisturbed = shard_bytes(embed(prompts(), Fake(), tmp_path / "undisturbed", SHARD_ROWS).folder)
+    child = SPAWN.Process(target=die, args=(tmp_path / "killed", at))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("killed/*/*.json"))) == whole
+    assert len(list(tmp_path.glob(f"killed/*/.*{PARTIAL}*"))) == (die is die_while_writing)
+    encoder = Fake()
+    outlook = look_up(prompts(), encoder, tmp_path / "killed", SHARD_ROWS)
+    assert (outlook.rows, outlook.bytes) == (ROWS - whole * SHARD_ROWS, (ROWS - whole * SHARD_ROWS) * 4 * 2)
+    vectors = embed(prompts(), encoder, tmp_path / "killed", SHARD_ROWS)
+    assert len(encoder.asked) == ROWS - whole * SHARD_ROWS
+    assert shard_bytes(vectors.folder) == undisturbed
+    assert list(vectors.folder.glob(".*")) == []
+    assert look_up(prompts(), encoder, tmp_path / "killed", SHARD_ROWS) == store.Outlook(vectors.key, 0, 0)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [flip, lambda path: os.truncate(path, path.stat().st_size - 4), Path.unlink],
+    ids=["flip", "cut", "gone"],
+)
+def test_a_damaged_shard_is_noticed_and_only_it_is_made_again(
+    tmp_path: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    home = embed(prompts(), Fake(), tmp_path, SHARD_ROWS).folder
+    whole, pool = shard_bytes(home), prompts()
+    harm(home / "00002.npy")
+    encoder = Fake()
+    embed(pool, encoder, tmp_path, SHARD_ROWS)
+    assert sorted(encoder.asked) == sorted(pool.take(16, 24).to_pylist())
+    assert shard_bytes(home) == whole
+    assert f"{home / '00002.npy'} is damaged or gone: made again." in caplog.messages
+
+
+def test_a_damaged_record_costs_one_shard(tmp_path: Path) -> None:
+    home = embed(prompts(), Fake(), tmp_path, SHARD_ROWS).folder
+    (home / "00006.json").write_text('{"hash": "')
+    encoder = Fake()
+    embed(prompts(), encoder, tmp_path, SHARD_ROWS)
+    assert len(encoder.asked) == ROWS - 6 * SHARD_ROWS
+
+
+def test_two_processes_make_the_vectors_once(tmp_path: Path) -> None:
+    start = SPAWN.Barrier(2)
+    children = [SPAWN.Process(target=embed_and_report, args=(tmp_path / "cache", start)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    assert sorted(int(path.read_text()) for path in tmp_path.glob("asked-*")) == [0, ROWS]
+
+
+def fail(number: int) -> Callable[[Path, bytes], int]:
+    """A Path.write_bytes that fails half-way through the second shard."""
+    write_bytes = Path.write_bytes
+
+    def write(path: Path, content: bytes) -> int:
+        if "00001.npy" not in path.name:
+            return write_bytes(path, content)
+        write_bytes(path, content[: len(content) // 2])
+        raise OSError(number, os.strerror(number))
+
+    return write
+
+
+def test_a_full_disk_leaves_whole_shards_and_says_what_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "write_bytes", fail(errno.ENOSPC))
+    with pytest.raises(UserError, match=r"is full.* 336 bytes.*run the same command again") as caught:
+        embed(prompts(), Fake(), tmp_path, SHARD_ROWS)
+    (home,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert str(home) in str(caught.value)
+    assert sorted(path.name for path in home.iterdir()) == ["00000.json", "00000.npy"]
+
+
+def test_other_write_errors_are_not_called_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "write_bytes", fail(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        embed(prompts(), Fake(), tmp_path, SHARD_ROWS)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """64 KiB that fill up."""
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True)
+    if mount.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_a_disk_that_is_really_full_is_told_and_resumed_from(tiny_disk: Path) -> None:
+    pool = prompts([f"prompt {i}" for i in range(7_000)])  # 56 kB of vectors, but whole pages and records
+    with pytest.raises(UserError, match="is full"):
+        embed(pool, Fake(), tiny_disk / "cache", 1_000)
+    whole = len(list(tiny_disk.glob("cache/*/*.json")))
+    assert 0 < whole < 7
+    subprocess.run(["mount", "-o", "remount,size=1m", tiny_disk], check=True)
+    encoder = Fake()
+    embed(pool, encoder, tiny_disk / "cache", 1_000)
+    assert len(encoder.asked) == (7 - whole) * 1_000
+
+
+def test_vectors_that_cannot_be_stored_name_their_rows(tmp_path: Path) -> None:
+    pool = prompts(["small", "large", "nan", "other large", "another"])
+    large = Fake(special={"large": 1e7, "other large": -1e7})
+    with pytest.raises(
+        UserError, match=r"rows 2, 6 of the collection are too large for float16; set .*=float32"
+    ):
+        embed(pool, large, tmp_path)
+    vectors = embed(pool, dataclasses.replace(large, dtype="float32"), tmp_path)
+    assert np.abs(vectors[:]).max() > 1e6
+    for value in (np.nan, np.inf):
+        with pytest.raises(UserError, match=r"rows 4 of the collection are not finite"):
+            embed(pool, Fake(special={"nan": value}, dtype="float32"), tmp_path / str(value))

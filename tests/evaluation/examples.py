@@ -1,0 +1,128 @@
+"""Miniature benchmarks, models and adapters, made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SUBJECTS = ("abstract_algebra", "anatomy")
+BBH_TASKS = ("navigate",)
+WORDS = ("the of a to and in that is was for it with as his on be at by had not are but from or").split()  # noqa: SIM905
+
+
+def write_benchmarks(folder: Path, items: int = 6) -> Path:
+    """Two subjects of MMLU and two tasks of BBH in the form of their data sets."""
+    rng = np.random.default_rng(0)
+
+    def text(low: int, high: int) -> str:
+        return " ".join(rng.choice(WORDS, rng.integers(low, high))).capitalize()
+
+    mmlu = [
+        {
+            "subject": subject,
+            "question": f"{text(4, 20)}?",
+            "choices": [text(1, 4) for _ in range(4)],
+            "answer": int(rng.integers(4)),
+            "split": split,
+        }
+        for subject in SUBJECTS
+        for split, count in (("dev", 5), ("test", items))
+        for _ in range(count)
+    ]
+    bbh = [
+        {
+            "task": task,
+            "input": f"{text(4, 25)} is",
+            "target": str(rng.choice(["True", "False", "Yes", "No"])),
+        }
+        for task in BBH_TASKS
+        for _ in range(items)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("mmlu", mmlu), ("bbh", bbh)):
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+    return folder
+
+
+def texts() -> list[str]:
+    rng = np.random.default_rng(1)
+    return [
+        " ".join(rng.choice(WORDS, 30)) + " Question: Answer: A B C D True False Q: A:" for _ in range(100)
+    ]
+
+
+def save_model(folder: Path, architecture: str = "llama") -> Path:
+    """A tiny model with weights large enough to tell answers apart, and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from smart.model.tiny import tiny_config, train_tokenizer
+
+    tokenizer = train_tokenizer(architecture, texts())
+    config = tiny_config(architecture)
+    config.vocab_size = len(
+        tokenizer
+    )  # lm-eval cuts off what a tokenizer does not have, but only under adapters
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.mul_(4)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_adapter(folder: Path, model: Path, seed: int = 1, std: float = 0.1) -> Path:
+    """An adapter that changes the model, or does nothing at std=0."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    torch.manual_seed(seed)
+    adapted = get_peft_model(
+        base, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"])
+    )
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=std)
+    adapted.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
+TASKS = (
+    *(f"mmlu_{subject}" for subject in SUBJECTS),
+    *(f"bbh_zeroshot_{task}" for task in BBH_TASKS),
+)
+
+
+def make_request(model: Path | None, benchmarks: Path, cache: Path, **changes: Any) -> Any:
+    """A request for the miniature benchmarks in float32."""
+    from smart.evaluation.run import Request
+    from smart.evaluation.subject import Precision, find_subject
+    from smart.evaluation.suites import Suite
+    from smart.model import ModelOptions
+
+    precision = Precision(
+        dtype=changes.pop("dtype", "float32"),
+        four_bit=changes.pop("four_bit", None),
+        batch_size=changes.pop("batch_size", 4),
+        max_length=changes.pop("max_length", None),
+    )
+    options = None if model is None else ModelOptions(str(model))
+    return Request(
+        subject=find_subject(options, changes.pop("adapter", None), precision),
+        suite=changes.pop("suite", Suite("mini", TASKS, shots=0)),
+        limit=changes.pop("limit", None),
+        chat_template=False,
+        benchmark_data=benchmarks,
+        cache=cache,
+        **changes,
+    )

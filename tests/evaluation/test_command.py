@@ -1,0 +1,203 @@
+"""The command as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from smart.commands import evaluate
+from tests.evaluation.examples import TASKS, save_adapter
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def arguments(benchmarks, cache, tmp_path, monkeypatch):
+    """What every command here shares; relative paths are of an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return [
+        f"benchmark_data={benchmarks}",
+        f"suite.tasks=[{','.join(TASKS)}]",
+        "dtype=float32",
+        "batch_size=4",
+        "limit=4",
+    ]
+
+
+@pytest.fixture
+def run(arguments, monkeypatch, capsys):
+    """Run in this process: (exit code, what it printed)."""
+
+    def call(*more: str) -> tuple[int, str]:
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)  # the frame sets it for itself
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, "tracker=none", *more])
+        code = 0
+        try:
+            evaluate.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return call
+
+
+def script(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    command = [sys.executable, *launcher, str(ROOT / "evaluate.py"), *arguments]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def folder_of(said: str) -> Path:
+    return Path(said.split("Scores: ")[1].splitlines()[0])
+
+
+def samples(folder: Path) -> list[dict]:
+    return pq.read_table(folder / "samples.parquet").to_pylist()
+
+
+def test_scores_are_made_once_and_compared(run, model, adapter):
+    code, said = run(f"adapter={adapter}")
+    assert code == 0, said
+    folder = folder_of(said)
+    assert folder.parent == Path("outputs/scores")
+    assert folder.name.startswith("trained-paper-")
+    assert {file.name for file in folder.iterdir()} == {
+        "results.json",
+        "samples.parquet",
+        "manifest.json",
+        "evaluate.log",
+    }
+    assert "mmlu_anatomy" in said
+    code, again = run(f"adapter={adapter}")
+    assert code == 0
+    assert "Scored before" in again
+    code, base = run("model=auto", f"model.name={model}")
+    assert code == 0, base
+    code, said = run(f"compare=[{folder},{folder_of(base)}]")
+    assert code == 0, said
+    assert "Table and figure: outputs/tables/compare-" in said
+    assert "inside the noise" in said
+
+
+def test_a_sweep_scores_each_adapter(run, adapter, model, tmp_path):
+    other = save_adapter(tmp_path / "other", model, seed=2)
+    code, said = run("-m", f"adapter={adapter},{other}")
+    assert code == 0, said
+    names = {file.name.split("-")[0] for file in Path("outputs/scores").iterdir() if file.is_dir()}
+    assert names == {"trained", "other"}
+
+
+def test_a_plan_writes_nothing_but_its_caches(run, adapter):
+    code, said = run(f"adapter={adapter}", "plan=true")
+    assert code == 0, said
+    assert "12 of 3 tasks; 36 requests" in said
+    assert not Path("outputs/scores").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["suite=mmul"], "suite=mmul: no such suite. Did you mean mmlu?"),
+        (
+            ["model=tiny_llama", "dtype=half", "batch_size=0", "limit=0"],
+            "3 values of the configuration are wrong",
+        ),
+        ([], "name one (model=mistral_7b), or an adapter=FOLDER"),
+        (["adapter=nothing"], "adapter=nothing: no such folder"),
+        (["model=tiny_llama", "batch_size=auto"], "batch_size=auto: needs a GPU"),
+        (["suite=heldout", "suite.tasks=[]", "model=tiny_llama"], "give suite.collection=FILE.parquet"),
+        (["compare=[a,b]"], "a holds no scores"),
+    ],
+)
+def test_mistakes_are_explained(run, more, expected):
+    code, said = run(*more)
+    assert code == 1
+    assert expected in said
+    assert "Traceback" not in said
+
+
+def test_two_processes_with_a_4_bit_base_give_the_scores_of_one(run, arguments, adapter):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    more = [f"adapter={adapter}", "four_bit=true", "tracker=none"]
+    job = script(*arguments, *more, "output_root=two", launcher=launcher)
+    said, _ = job.communicate()
+    assert job.returncode == 0, said
+    code, alone = run(*more[:2])
+    assert code == 0, alone
+    assert samples(folder_of(said)) == samples(folder_of(alone))
+    shares = [file.read_text().count("\n") for file in Path("two/cache/answers").rglob("*.jsonl")]
+    assert len(shares) == 2
+    assert min(shares) > 0
+    assert said.count("Scores: ") == 1
+
+
+def test_kill_9_in_the_middle_repeats_at_most_the_batch_in_flight(run, arguments, adapter):
+    more = [f"adapter={adapter}", "batch_size=1", "tracker=none"]
+    job = script(*arguments, *more)
+    answers = Path("outputs/cache/answers")
+    kept = 0
+    while job.poll() is None and kept < 3:
+        kept = sum(file.read_text().count("\n") for file in answers.rglob("*.jsonl"))
+        time.sleep(0.01)
+    job.send_signal(signal.SIGKILL)
+    job.communicate()
+    assert job.returncode == -signal.SIGKILL, "it was done before it could be killed"
+    kept = sum(file.read_text().count("\n") for file in answers.rglob("*.jsonl"))
+    code, said = run(*more[:2])
+    assert code == 0, said
+    result = json.loads((folder_of(said) / "results.json").read_text())
+    assert result["requests"]["from_store"] >= kept - 1  # the last line may be torn
+    code, whole = run(*more[:2], "output_root=whole")
+    assert samples(folder_of(said)) == samples(folder_of(whole))
+
+
+def test_the_run_is_tracked_with_the_stages_before_it(arguments, adapter, monkeypatch, tmp_path, capsys):
+    from contextlib import contextmanager
+
+    from smart.runtime import tracking
+
+    seen: dict = {}
+
+    class Recorder(tracking.Run):
+        def summary(self, values):
+            seen.setdefault("summary", {}).update(values)
+
+    @contextmanager
+    def track(tracker, **about):
+        seen.update(about, group=tracker.group)
+        yield Recorder()
+
+    monkeypatch.setattr(tracking, "track", track)
+    manifest = {
+        "status": "finished",
+        "mixture": {"name": "mix", "config": {"budget": "25k"}},
+        "config": {"learning_rate": 0.1},
+    }
+    (adapter / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, f"adapter={adapter}"])
+    try:
+        evaluate.main()
+    finally:
+        (adapter / "manifest.json").unlink()
+    assert seen["job_type"] == "evaluate"
+    assert seen["group"] == "mix"
+    assert seen["config"]["select.budget"] == "25k"
+    assert seen["config"]["train.learning_rate"] == 0.1
+    assert seen["config"]["evaluate.dtype"] == "float32"
+    assert {"eval/mmlu_anatomy/acc", "eval/bbh_zeroshot_navigate/exact_match_flexible_extract"} <= set(
+        seen["summary"]
+    )

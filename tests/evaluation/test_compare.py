@@ -1,0 +1,126 @@
+"""Comparisons read folders of scores, and say no more than the numbers do."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from smart.config import UserError
+from smart.evaluation.compare import compare
+from smart.evaluation.scores import SCHEMA
+
+ITEMS = 120
+
+
+def write(folder: Path, answers: dict[str, np.ndarray], prompt: str = "p") -> str:
+    """A folder of scores with the part `suite`, made of right and wrong answers."""
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            **dict.fromkeys(SCHEMA.names),
+            "task": task,
+            "filter": "none",
+            "doc_id": number,
+            "doc_hash": f"{task}{number}",
+            "prompt_hash": f"{prompt}{number}",
+            "metrics": json.dumps({"acc": float(value)}),
+        }
+        for task, values in answers.items()
+        for number, value in enumerate(values)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows[::-1], schema=SCHEMA), folder / "samples.parquet")
+    (folder / "results.json").write_text(json.dumps({"parts": {"suite": list(answers)}}))
+    (folder / "manifest.json").write_text(json.dumps({"key": folder.name}))
+    return str(folder)
+
+
+def answers(seed: int, accuracy: float, items: int = ITEMS) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {task: (rng.random(items) < accuracy).astype(float) for task in ("one", "two")}
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "comparison.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_clear_difference_is_said_of_these_two_models_only(tmp_path):
+    a, b = write(tmp_path / "a", answers(0, 0.8)), write(tmp_path / "b", answers(1, 0.5))
+    folder, text = compare([a, b], tmp_path / "out", tmp_path, 23)
+    assert "suite (acc, 240 items): a scores 0." in text
+    assert "higher than b" in text
+    assert "two models only" in text
+    (row,) = table(folder)
+    first, second = answers(0, 0.8), answers(1, 0.5)
+    difference = np.mean([first[task] - second[task] for task in first])
+    assert float(row["difference"]) == pytest.approx(difference)
+    assert float(row["low"]) < difference < float(row["high"])
+    assert row["test"] == "exact McNemar"
+    assert (folder / "comparison.png").stat().st_size > 5_000
+    assert json.loads((folder / "manifest.json").read_text())["inputs"] == ["a", "b"]
+
+
+def test_a_difference_inside_the_noise_is_called_so(tmp_path):
+    a, b = write(tmp_path / "a", answers(0, 0.6)), write(tmp_path / "b", answers(1, 0.6))
+    _, text = compare([a, b], tmp_path / "out", tmp_path, 23)
+    assert "is inside the noise" in text
+    assert "higher than" not in text
+
+
+def test_how_many_decisions_differ_is_counted(tmp_path):
+    one = answers(0, 0.6)
+    other = {task: values.copy() for task, values in one.items()}
+    other["one"][:3] = 1 - other["one"][:3]
+    _, text = compare(
+        [write(tmp_path / "a", one), write(tmp_path / "b", other)], tmp_path / "out", tmp_path, 23
+    )
+    assert "3 decisions differ" in text
+
+
+def groups(tmp_path: Path, accuracies: dict[str, float]) -> dict[str, list[str]]:
+    return {
+        name: [write(tmp_path / f"{name}{seed}", answers(100 * place + seed, accuracy)) for seed in range(3)]
+        for place, (name, accuracy) in enumerate(accuracies.items())
+    }
+
+
+def test_groups_of_runs_are_compared_in_pairs_with_holms_correction(tmp_path):
+    spec = groups(tmp_path, {"smart": 0.8, "equal": 0.5, "random": 0.5})
+    folder, text = compare(spec, None, tmp_path / "tables", 23)
+    rows = {(row["first"], row["second"]): row for row in table(folder)}
+    assert list(rows) == [("smart", "equal"), ("smart", "random"), ("equal", "random")]
+    assert [row["inside_noise"] for row in rows.values()] == ["False", "False", "True"]
+    assert all(float(row["p_holm"]) >= float(row["p"]) for row in rows.values())
+    assert {row["test"] for row in rows.values()} == {"hierarchical bootstrap"}
+    assert "as far as these seeds show" in text
+    assert "two models only" not in text
+
+
+def test_two_seeds_are_too_few(tmp_path):
+    spec = groups(tmp_path, {"smart": 0.8, "equal": 0.5})
+    with pytest.raises(UserError, match="at least 3 runs"):
+        compare({name: folders[:2] for name, folders in spec.items()}, None, tmp_path, 23)
+
+
+@pytest.mark.parametrize("spec", [["a"], ["a", "a"], "a", ["a", "b", "c"]])
+def test_what_is_no_pair_is_refused(spec, tmp_path):
+    with pytest.raises(UserError, match="two different folders"):
+        compare(spec, None, tmp_path, 23)
+
+
+def test_scores_of_other_items_are_not_compared(tmp_path):
+    a = write(tmp_path / "a", answers(0, 0.6))
+    for name, other in (
+        ("fewer", write(tmp_path / "fewer", answers(0, 0.6, items=50))),
+        ("prompts", write(tmp_path / "prompts", answers(0, 0.6), prompt="q")),
+    ):
+        with pytest.raises(UserError, match="did not answer the same prompts of one"):
+            compare([a, other], None, tmp_path / name, 23)
+    with pytest.raises(UserError, match="holds no scores"):
+        compare([a, str(tmp_path / "nothing")], None, tmp_path, 23)

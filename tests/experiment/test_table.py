@@ -1,0 +1,199 @@
+"""Means, deviations, comparisons, marks and flags."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smart.config import UserError
+from smart.evaluation.statistics import holm
+from smart.experiment.grid import Grid
+from smart.experiment.reference import read_reference
+from smart.experiment.render import Table, as_csv, differences, latex, markdown
+from smart.experiment.scores import Metric, Scores, shared_metrics
+from smart.experiment.table import Material, Row, make_rows
+from tests.experiment.examples import scores, write_scores
+
+GRID = Grid.of(
+    "mine",
+    {"select.strategy": ["smart", "equal", "random"], "select.budget": ["10", "20"]},
+    seeds=(1, 2, 3),
+    baseline={"select.strategy": "equal"},
+)
+SIZES = {"rows": 64.0, "tokens": 1000.0, "supervised tokens": 100.0, "steps": 8.0}
+
+
+def material(
+    tmp_path: Path, strategy: str, budget: str, rate: float, seeds: int = 3, **sizes: float
+) -> Material:
+    found = tuple(
+        scores(tmp_path / f"{strategy}{budget}{seed}", rate, seed, loss=2 - rate) for seed in range(seeds)
+    )
+    values = {"select.budget": budget, "select.strategy": strategy}
+    return Material(values, True, "done", found, ({**SIZES, **sizes},) * seeds)
+
+
+@pytest.fixture
+def materials(tmp_path: Path) -> list[Material]:
+    return [
+        material(tmp_path, "smart", "10", 0.9),
+        material(tmp_path, "equal", "10", 0.5),
+        material(tmp_path, "random", "10", 0.89, tokens=1021.0),
+        material(tmp_path, "smart", "20", 0.6, tokens=2000.0),
+        Material({"select.budget": "20", "select.strategy": "equal"}, True, "failed", (), ()),
+        Material({}, False, "done", (scores(tmp_path / "base", 0.25, 9, loss=3),), ()),
+    ]
+
+
+def rows_of(materials: list[Material]) -> tuple[list[Metric], list[Row]]:
+    metrics = shared_metrics([one for m in materials for one in m.scores], None)
+    return metrics, make_rows(GRID, materials, metrics)
+
+
+def test_means_deviations_and_intervals(materials: list[Material]) -> None:
+    metrics, rows = rows_of(materials)
+    assert [metric.name for metric in metrics] == ["quiz/acc", "heldout_loss/loss"]
+    entry = rows[0].entries[0]
+    assert entry is not None
+    by_hand = [np.concatenate(one.items(metrics[0])).mean() for one in materials[0].scores]
+    assert entry.runs == pytest.approx(by_hand)
+    assert entry.mean == pytest.approx(np.mean(by_hand))
+    assert entry.deviation == pytest.approx(np.std(by_hand, ddof=1))
+    assert entry.interval.low < entry.mean < entry.interval.high
+    assert entry.interval.high - entry.interval.low < 0.1
+
+
+def test_loss_is_per_token_whatever_the_lengths(tmp_path: Path) -> None:
+    losses = np.array([1.0, 3.0, 8.0])
+    write_scores(tmp_path, {"easy": np.ones(2)}, losses)
+    read = Scores.read(tmp_path)
+    metric = next(metric for metric in read.metrics if metric.metric == "loss")
+    assert metric.sign == -1
+    assert read.items(metric)[0].mean() == pytest.approx(losses.sum() / 12)
+
+
+def test_each_row_meets_the_baseline_of_its_own_block_and_holm_holds_for_the_table(
+    materials: list[Material],
+) -> None:
+    _, rows = rows_of(materials)
+    compared = [(row, entry) for row in rows for entry in row.entries if entry and entry.against]
+    assert {(row.values["select.strategy"], row.values["select.budget"]) for row, _ in compared} == {
+        ("smart", "10"),
+        ("random", "10"),
+    }, "the baseline of budget 20 failed, and the untuned model does not compete"
+    assert len(compared) == 4
+    p = [entry.against.p for _, entry in compared if entry.against]
+    assert [entry.adjusted for _, entry in compared] == pytest.approx(holm(p).tolist())
+    better = rows[0].entries[0]
+    assert better is not None
+    assert better.against is not None
+    assert better.against.interval.value == pytest.approx(0.4, abs=0.05)
+    assert better.adjusted is not None
+    assert better.adjusted < 0.05
+
+
+def test_the_best_of_a_block_is_marked_and_what_cannot_be_told_from_it(materials: list[Material]) -> None:
+    _, rows = rows_of(materials)
+    marks = [[(entry.best, entry.near_best) if entry else None for entry in row.entries] for row in rows]
+    assert marks[0] == [(True, False), (True, False)], "less loss is better"
+    assert marks[1][0] == (False, False)
+    assert marks[2][0] == (False, True)
+    assert marks[3] == [(False, False)] * 2, "alone in its block, it is the best of nothing"
+    assert marks[5] == [(False, False)] * 2
+
+
+def test_one_seed_is_compared_on_its_items_and_one_with_several_is_not(tmp_path: Path) -> None:
+    one = [material(tmp_path, "smart", "10", 0.9, seeds=1), material(tmp_path, "equal", "10", 0.5, seeds=1)]
+    _, rows = rows_of(one)
+    entry = rows[0].entries[0]
+    assert entry is not None
+    assert entry.deviation is None
+    assert entry.against is not None
+    assert entry.against.test == "exact McNemar"
+    _, rows = rows_of([one[0], material(tmp_path, "equal", "10", 0.5, seeds=2)])
+    assert rows[0].entries[0] is not None
+    assert rows[0].entries[0].against is None
+
+
+def test_sizes_that_are_spread_are_flagged_inside_a_block_alone(materials: list[Material]) -> None:
+    _, rows = rows_of(materials)
+    assert [row.flagged for row in rows[:3]] == [("tokens",)] * 3, "2.1 % of 1,007 tokens"
+    assert rows[3].flagged == (), "another budget is another block"
+
+
+def test_answers_to_other_questions_are_refused(tmp_path: Path) -> None:
+    first, second = scores(tmp_path / "a", 0.5, 1, items=20), scores(tmp_path / "b", 0.5, 1, items=21)
+    with pytest.raises(UserError, match="did not answer the same questions"):
+        shared_metrics([first, second], None)
+    with pytest.raises(UserError, match="Did you mean quiz/acc"):
+        shared_metrics([first], ["quiz/ac"])
+
+
+def make_table(materials: list[Material], reference: str | None = None) -> Table:
+    metrics, rows = rows_of(materials)
+    return Table("Mine & others", GRID, metrics, rows, ["A note."], read_reference(reference, GRID))
+
+
+def test_markdown_has_marks_states_and_comparisons(materials: list[Material]) -> None:
+    text = markdown(make_table(materials))
+    smart = next(line for line in text.splitlines() if line.startswith("| 10 | smart"))
+    assert smart.count("**") == 4
+    assert "±" in smart
+    assert "1,000 !" in smart
+    assert "†" in next(line for line in text.splitlines() if line.startswith("| 10 | random"))
+    assert "| 20 | equal | (failed) |" in text
+    assert "untuned" in text
+    assert "## Against the baseline (strategy=equal)" in text
+    assert len(differences(make_table(materials))) == 4
+
+
+def test_latex_is_booktabs_with_everything_escaped(materials: list[Material]) -> None:
+    text = latex(make_table(materials))
+    assert r"\caption{Mine \& others." in text
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 1 + 6
+    assert {line.count("&") for line in lines} == {7}
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    assert r"heldout\_loss" in body
+    assert r"\textbf{" in body
+    assert body.count(r"\midrule") == 1 + 2, "a rule between blocks"
+    assert "±" not in text
+    assert "†" not in text
+
+
+def test_csv_has_every_number(materials: list[Material]) -> None:
+    lines = list(csv.DictReader(io.StringIO(as_csv(make_table(materials)))))
+    assert len(lines) == 6 * 2
+    first = lines[0]
+    assert (first["select.budget"], first["select.strategy"], first["metric"]) == ("10", "smart", "acc")
+    assert float(first["low"]) < float(first["mean"]) < float(first["high"])
+    assert first["best"] == "True"
+    assert first["seeds"] == "3"
+    assert first["flagged"] == "tokens"
+    assert float(first["p_holm"]) >= float(first["p"])
+
+
+def test_published_values_come_from_a_file_with_sources_alone(
+    tmp_path: Path, materials: list[Material]
+) -> None:
+    assert "reference" not in markdown(make_table(materials))
+    file = tmp_path / "published.csv"
+    file.write_text(
+        "select.strategy,select.budget,metric,value,source\nsmart,10,quiz/acc,0.5,Someone 2020 p. 3\n"
+    )
+    text = markdown(make_table(materials, str(file)))
+    assert "quiz/acc 0.5 [Someone 2020 p. 3]" in next(
+        x for x in text.splitlines() if x.startswith("| 10 | smart")
+    )
+    assert text.count("Someone") == 1
+    file.write_text("metric,value,source\nquiz/acc,0.5,\n")
+    with pytest.raises(UserError, match="line 2: has no source"):
+        read_reference(str(file), GRID)
+    file.write_text("train.epochs,metric,value,source\n2,quiz/acc,0.5,x\n")
+    with pytest.raises(UserError, match=r"train.epochs does not vary"):
+        read_reference(str(file), GRID)

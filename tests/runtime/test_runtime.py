@@ -1,0 +1,120 @@
+"""Manifests, locks, threads, progress and tracking."""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from smart.runtime.executor import map_unordered
+from smart.runtime.locks import locked
+from smart.runtime.manifest import make_key, read_manifest, write_manifest
+from smart.runtime.progress import progress
+from smart.runtime.tracking import Tracker, flatten, track
+
+
+def test_a_key_names_config_inputs_and_version() -> None:
+    key = make_key({"a": 1, "b": [2.5, None]}, ["x"], 1)
+    assert key == make_key({"b": [2.5, None], "a": 1}, ["x"], 1)
+    others = [make_key({"a": 1}, ["x"], 1), make_key({"a": 1, "b": [2.5, None]}, ["y"], 1)]
+    others.append(make_key({"a": 1, "b": [2.5, None]}, ["x"], 2))
+    assert len({key, *others}) == 4
+    assert len(key) == 32
+
+
+def test_a_manifest_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) is None
+    write_manifest(tmp_path, {"kind": "mixture"})
+    assert read_manifest(tmp_path) == {"kind": "mixture"}
+    (tmp_path / "manifest.json").write_text('{"kind": ')
+    assert read_manifest(tmp_path) is None
+
+
+def test_one_holds_a_lock_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    events = []
+
+    def work(name: str) -> None:
+        with locked(tmp_path / "key.lock"):
+            events.append(f"{name} in")
+            time.sleep(0.5)
+            events.append(f"{name} out")
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [event[2:] for event in events] == ["in", "out", "in", "out"]
+    assert "Another process works on" in caplog.text
+
+
+def test_work_is_done_once_each_and_an_error_stops_the_rest() -> None:
+    assert sorted(map_unordered(lambda x: x * x, range(50), 2)) == [(x, x * x) for x in range(50)]
+    started = []
+
+    def fail(x: int) -> None:
+        started.append(x)
+        raise ValueError(x)
+
+    with pytest.raises(ValueError, match="0"):
+        list(map_unordered(fail, range(1000), 1))
+    assert len(started) < 10
+
+
+def test_progress_in_a_log_has_rate_and_remaining_time(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with progress(total=10, desc="Embedding", unit=" rows", mininterval=0) as bar:
+        bar.start_t -= 5  # as if two seconds had passed, after which it speaks
+        bar.delay = 0
+        bar.update(5)
+    assert "Embedding:  50%" in caplog.text
+    assert "rows/s" in caplog.text
+
+
+def test_without_a_key_tracking_is_offline_and_holds_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Tracker().resolved_mode() == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert Tracker().resolved_mode() == "online"
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("MY_TOKEN", "a-very-secret-token")
+    artifact = tmp_path / "mixture"
+    artifact.mkdir()
+    (artifact / "a.txt").write_text("rows")
+    with track(
+        Tracker(), job_type="select", name="x", config={"select.fn": "a"}, folder=tmp_path / "w"
+    ) as run:
+        run.summary({"rows": 3})
+        run.table("tasks", ["name", "rows"], [["a", 1]])
+        run.artifact(artifact, "mixture", {})
+    written = [file for file in (tmp_path / "w").rglob("*") if file.is_file()]
+    assert any(file.suffix == ".wandb" for file in written)
+    assert not any(b"a-very-secret-token" in file.read_bytes() for file in written)
+
+
+def test_disabled_tracking_does_nothing(tmp_path: Path) -> None:
+    with track(
+        Tracker(mode="disabled"), job_type="select", name="x", config={}, folder=tmp_path / "w"
+    ) as run:
+        run.summary({"rows": 3})
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_configuration_is_flat_and_choices_go_by_name() -> None:
+    config = {
+        "fn": {"_target_": "a.GraphCut", "_partial_": True, "tradeoff": 0.4},
+        "budget": "25k",
+        "tags": ["x"],
+    }
+    assert flatten("select", config, {"fn": "graphcut"}) == {
+        "select.fn": "graphcut",
+        "select.fn.tradeoff": 0.4,
+        "select.budget": "25k",
+        "select.tags": ["x"],
+    }

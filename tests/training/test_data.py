@@ -1,0 +1,182 @@
+"""Rows of any data set, their tokens, and what is lost on the way."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from smart.config import ConfigError, UserError
+from smart.model import ModelOptions, TuningOptions
+from smart.training.data import TokenStore, count_losses, read_mixture, sample_text
+from smart.training.job import World, prepare
+from smart.training.options import TrainingOptions
+from smart.training.plan import measure, plan
+from tests.training.conftest import make_table
+
+
+def test_a_mixture_folder_is_known_by_its_manifest(mixture):
+    read = read_mixture(str(mixture))
+    assert (read.name, read.key, len(read.train), len(read.validation)) == ("animals", "a" * 32, 120, 24)
+    assert read.manifest["config"] == {"budget": 120}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+def test_any_file_with_prompt_and_response_will_do(tmp_path, kind):
+    table = make_table(10, seed=0).select(["prompt", "response"])
+    file = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, file)
+    elif kind == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    else:
+        import pyarrow.csv
+
+        pyarrow.csv.write_csv(table, file)
+    read = read_mixture(str(file))
+    assert read.train["prompt"].to_pylist() == table["prompt"].to_pylist()
+    assert set(read.train["task_name"].to_pylist()) == {"all"}
+    assert len(read.validation) == 0
+    before = read.key
+    pq.write_table(table.slice(1), tmp_path / "rows.parquet")
+    assert read_mixture(str(tmp_path / "rows.parquet")).key != before
+
+
+def test_wrong_data_sets_say_what_is_wrong(tmp_path):
+    pq.write_table(pa.table({"inputs": ["a"], "response": ["b"]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"has no column prompt, only inputs, response"):
+        read_mixture(str(tmp_path / "x.parquet"))
+    pq.write_table(pa.table({"prompt": ["a", None], "response": ["b", "c"]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="1 rows have no prompt"):
+        read_mixture(str(tmp_path / "x.parquet"))
+    with pytest.raises(UserError, match="no such folder or file"):
+        read_mixture("nobody/nothing")
+
+
+def test_published_mixtures_are_found_by_name(monkeypatch):
+    asked = []
+
+    def load(name, revision=None):
+        asked.append(name)
+        raise OSError("offline")
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(UserError):
+        read_mixture("flan2022-4096-16-tasks-gc-25000-instances-fl")
+    assert asked == ["kowndinya23/flan2022-4096-16-tasks-gc-25000-instances-fl"]
+
+
+def test_losses_are_counted_by_task_and_no_row_is_without_supervision(runner):
+    job = runner.job(max_length=24)
+    store = job.train_tokens()
+    assert 0 < len(store) <= 120
+    assert (store.lengths > store.borders).all()
+    assert (store.borders >= 1).all()
+    assert store.lengths.max() <= 24
+    counts = count_losses(job.mixture.train, store)
+    assert sum(task["cut"] for task in counts.values()) == (store.cut > 0).sum() > 0
+    assert sum(task["dropped"] for task in counts.values()) == 120 - len(store)
+    dropped = runner.job(max_length=24, overlength="drop").train_tokens()
+    assert len(dropped) == 120 - (store.cut > 0).sum() - (120 - len(store))
+    with pytest.raises(UserError, match="none of its 120 rows fits"):
+        runner.job(max_length=3, separator=" so, as everybody knows, ").train_tokens()
+
+
+def test_tokens_are_the_same_from_disk(runner, tmp_path):
+    store = runner.job().train_tokens()
+    store.save(tmp_path / "tokens")
+    read = TokenStore.load(tmp_path / "tokens")
+    for name, array in vars(store).items():
+        np.testing.assert_array_equal(array, getattr(read, name))
+
+
+def test_the_sample_shows_mask_and_row(runner):
+    job = runner.job()
+    text = sample_text(job.tokenizer, job.train_tokens(), 3)
+    row = job.mixture.train.slice(3, 1).to_pylist()[0]
+    assert text.startswith("Row 3, ")
+    assert f"⟦ {row['response']}</s>⟧" in text.replace("⟦<", "⟦ <") or f"⟦{row['response']}</s>⟧" in text
+
+
+def test_plan_counts_what_peft_counts(runner):
+    from smart.model.adapters import add_adapters
+    from smart.model.base import weights_source
+    from smart.model.load import load_model
+
+    for model in ("tiny_llama", "tiny_falcon", "tiny_mistral"):
+        job = runner.job(model=model)
+        size = measure(job)
+        loaded = load_model(job.base, weights_source(job.base, runner.models), dtype="float32")
+        adapted = add_adapters(job.base, loaded, job.tuning, seed=0)
+        trainable, total = adapted.get_nb_trainable_parameters()
+        assert (size.trainable, size.total) == (trainable, total)
+    text = plan(job)
+    for word in (
+        "rows",
+        "tokens",
+        "dropped",
+        "steps",
+        "trainable",
+        "weights",
+        "adapters",
+        "optimiser",
+        "peak memory",
+    ):
+        assert word in text
+
+
+def prepare_with(mixture, *, world=None, model=None, tuning=None, **options):
+    return prepare(
+        TrainingOptions(**options),
+        model or ModelOptions("tiny_llama"),
+        tuning or TuningOptions(),
+        str(mixture),
+        world or World(),
+    )
+
+
+def test_all_wrong_values_come_together(mixture):
+    with pytest.raises(ConfigError) as caught:
+        prepare_with(
+            mixture,
+            batch_size=10,
+            micro_batch_size=4,
+            overlength="cut",
+            epochs=0,
+            tuning=TuningOptions(lora_r=0),
+        )
+    for part in (
+        "batch_size=10",
+        "micro_batch_size can be 1, 2, 5, 10",
+        "overlength=cut",
+        "epochs=0",
+        "tuning.lora_r=0",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "tuning", "world", "said"),
+    [
+        ({"max_length": 4096}, ModelOptions("tiny_falcon"), {}, World(), "was trained on 2048 tokens"),
+        ({"packing": True}, ModelOptions("tiny_falcon"), {}, World(), "does not keep packed rows apart"),
+        ({"merge": True}, None, {"method": "full"}, World(), "no adapters to merge"),
+        ({}, ModelOptions("tiny_llama", attention="flash_attention_2"), {}, World(), "needs a GPU"),
+        ({}, None, {}, World(2, sharded=True), "sharding needs GPUs"),
+        ({}, None, {"dtype": "float32"}, World(2, gpu=True, sharded=True), "stored as bfloat16"),
+        ({}, None, {"optimizer": "adamw_8bit"}, World(2, gpu=True, sharded=True), "cannot be sharded"),
+        ({}, None, {"optimizer": "paged_adamw_8bit"}, World(), "there is no GPU"),
+        ({"batch_size": 64, "micro_batch_size": 8}, None, {}, World(3), "cannot be made of micro-batches"),
+    ],
+)
+def test_combinations_that_cannot_work_are_refused_before_loading(
+    mixture, monkeypatch, options, model, tuning, world, said
+):
+    monkeypatch.setattr(
+        "smart.training.job.read_mixture", lambda source: pytest.fail("read the mixture first")
+    )
+    with pytest.raises(ConfigError, match=said):
+        prepare_with(mixture, model=model, tuning=TuningOptions(**tuning), world=world, **options)

@@ -1,0 +1,283 @@
+"""Whole runs in this process: losses, resuming, stopping, results."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+
+from smart.config import UserError
+from smart.runtime.manifest import read_manifest
+from smart.training import checkpoints
+from smart.training.run import is_finished
+
+
+def adapter(folder) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def losses(trained) -> list[float]:
+    return [entry["loss"] for entry in trained.history if "loss" in entry]
+
+
+def assert_equal_runs(one, other, first, second) -> None:
+    assert losses(one) == losses(other)
+    weights, others = adapter(first), adapter(second)
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+NO_DROPOUT = {"lora_dropout": 0.0}
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_losses_and_gradients_do_not_depend_on_accumulation(runner, tmp_path, packing):
+    runs = [
+        runner.train(
+            tmp_path / str(micro), tuning=NO_DROPOUT, micro_batch_size=micro, packing=packing, max_steps=3
+        )
+        for micro in (8, 2)
+    ]
+    one, four = (
+        [(entry["loss"], entry["grad_norm"]) for entry in run.history if "grad_norm" in entry] for run in runs
+    )
+    assert len(one) == 3
+    assert torch.allclose(torch.tensor(one), torch.tensor(four), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "pinned"),
+    [
+        ("tiny_llama", [6.58310, 6.65775, 6.48393, 6.41361]),
+        ("tiny_falcon", [6.42724, 6.35942, 6.19134, 6.19927]),
+        ("tiny_mistral", [6.68746, 6.68388, 6.51072, 6.42472]),
+    ],
+)
+def test_first_losses_are_pinned(runner, tmp_path, model, pinned):
+    trained = runner.train(tmp_path / "out", model=model, tuning=NO_DROPOUT, max_steps=4)
+    assert losses(trained) == pytest.approx(pinned, rel=2e-4)
+
+
+def test_the_loss_is_that_of_the_model_itself(runner, tmp_path):
+    """The first loss, computed anew by transformers' own loss from the rows of the first step."""
+    from smart.model.base import weights_source
+    from smart.model.load import load_model
+
+    job = runner.job(tuning=NO_DROPOUT, max_steps=1)
+    trained = runner.train(tmp_path / "out", tuning=NO_DROPOUT, max_steps=1)
+    model = load_model(job.base, weights_source(job.base, runner.models), dtype="float32", four_bit=True)
+    store = job.train_tokens()
+    total = count = 0.0
+    for row in job.order(store).stream[:8]:
+        ids, border = store[row]
+        labels = torch.tensor(ids.astype("int64"))[None]
+        labels[:, :border] = -100
+        supervised = len(ids) - border
+        loss = model(input_ids=torch.tensor(ids.astype("int64"))[None], labels=labels).loss
+        total, count = total + float(loss.detach()) * supervised, count + supervised
+    assert losses(trained)[0] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_training_learns_and_shuffled_responses_teach_less(runner, tmp_path, mixture):
+    import pyarrow.parquet as pq
+
+    shuffled = tmp_path / "shuffled"
+    shutil.copytree(mixture, shuffled)
+    table = pq.read_table(shuffled / "train.parquet")
+    responses = table["response"].to_pylist()
+    moved = table.set_column(1, "response", [responses[7:] + responses[:7]])
+    pq.write_table(moved, shuffled / "train.parquet")
+    (shuffled / "manifest.json").write_text(json.dumps({"kind": "mixture", "key": "b" * 32}))
+    runner.options |= {"max_steps": 30, "learning_rate": 2e-2}
+    fell = []
+    for folder in (mixture, shuffled):
+        runner.mixture = folder
+        evaluations = runner.train(tmp_path / folder.name / "out").manifest["evaluations"]
+        assert [entry["step"] for entry in evaluations] == [0, 30]
+        fell.append(evaluations[0]["eval_loss"] - evaluations[-1]["eval_loss"])
+    assert fell[0] > 0.2
+    assert fell[0] > fell[1]
+
+
+def test_evaluation_is_per_submixture_and_never_disturbs_training(runner, tmp_path):
+    often = runner.train(tmp_path / "often", eval_steps=2)
+    once = runner.train(tmp_path / "once")
+    assert_equal_runs(often, once, tmp_path / "often", tmp_path / "once")
+    evaluations = often.manifest["evaluations"]
+    assert [entry["step"] for entry in evaluations] == [0, 2, 4, 6]
+    assert set(evaluations[0]) == {"step", "eval_loss", "eval_loss/cot", "eval_loss/niv2"}
+    low, high = sorted([evaluations[0]["eval_loss/cot"], evaluations[0]["eval_loss/niv2"]])
+    assert low < evaluations[0]["eval_loss"] < high
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_interrupted_run_goes_on_bit_equal(runner, tmp_path, method, dtype):
+    runner.tuning |= {"method": method, "dtype": dtype}
+    whole = runner.train(tmp_path / "whole", save_steps=2)
+
+    def interrupt(logs, step):
+        if step == 2 and "loss" in logs:  # comes after the end of step 2, so the run stops after step 3
+            os.kill(os.getpid(), signal.SIGUSR1 if method == "lora" else signal.SIGTERM)
+
+    first = runner.train(tmp_path / "parts", save_steps=2, watch=interrupt)
+    manifest = read_manifest(tmp_path / "parts")
+    assert first.interrupted
+    assert (manifest["status"], manifest["counts"]["steps"]) == ("interrupted", 3)
+    assert not is_finished(tmp_path / "parts", runner.job().key)
+    second = runner.train(tmp_path / "parts", save_steps=2)
+    assert second.manifest["resumed_from_step"] == 3
+    assert losses(whole) == losses(second)
+    file = "model.safetensors" if method == "full" else "adapter_model.safetensors"
+    assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
+    assert is_finished(tmp_path / "parts", runner.job().key)
+
+
+def fail_at(step):
+    def watch(logs, at):
+        if at == step and "loss" in logs:
+            raise RuntimeError("killed")
+
+    return watch
+
+
+def test_what_is_not_whole_is_not_resumed_from(runner, tmp_path):
+    whole = runner.train(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        runner.train(tmp_path / "out", save_steps=2, watch=fail_at(5))
+    folder = tmp_path / "out" / "checkpoints"
+    assert [path.name for path in checkpoints.by_step(folder)] == ["checkpoint-2", "checkpoint-4"]
+    damaged = folder / "checkpoint-4" / "optimizer.pt"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-5")
+    (folder / "checkpoint-5" / checkpoints.SEAL).unlink()
+    resumed = runner.train(tmp_path / "out", save_steps=2)
+    assert resumed.manifest["resumed_from_step"] == 2
+    assert_equal_runs(whole, resumed, tmp_path / "whole", tmp_path / "out")
+
+
+def test_a_changed_configuration_is_refused_on_resume(runner, tmp_path):
+    with pytest.raises(RuntimeError, match="killed"):
+        runner.train(tmp_path / "out", save_steps=2, watch=fail_at(3))
+    with pytest.raises(UserError, match=r"\(learning_rate: was 0.005, is 0.001\).*overwrite=true"):
+        runner.train(tmp_path / "out", learning_rate=0.001)
+    with pytest.raises(UserError, match=r"model.name: was tiny_llama, is tiny_mistral"):
+        runner.train(tmp_path / "out", model="tiny_mistral")
+    assert runner.train(tmp_path / "out", save_steps=3).manifest["resumed_from_step"] == 2
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    assert not is_finished(tmp_path / "new", "key")
+    (tmp_path / ".run.json.partial-x").touch()  # a process was killed as it began
+    assert not is_finished(tmp_path, "key")
+    (tmp_path / "thesis.tex").write_text("dear to someone")
+    with pytest.raises(UserError, match="what lies there is no run"):
+        is_finished(tmp_path, "key")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(runner, tmp_path):
+    with pytest.raises(UserError, match=r"step \d: (loss|grad_norm) is (nan|inf)") as caught:
+        runner.train(tmp_path / "out", tuning={"max_grad_norm": 1e30}, learning_rate=1e30, save_steps=1)
+    (file,) = (tmp_path / "out").glob("not-finite-*.pt")
+    assert str(file) in str(caught.value)
+    batches = torch.load(file)
+    assert sum(len(batch["input_ids"]) for batch in batches) == 8
+    last = checkpoints.by_step(tmp_path / "out" / "checkpoints")[-1]
+    weights = adapter(last)
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(runner, tmp_path, monkeypatch):
+    save, calls = torch.save, []
+
+    def full(obj, file, *args, **kwargs):
+        calls.append(str(file))
+        if "checkpoint-4" in str(file):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        return save(obj, file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        runner.train(tmp_path / "out", save_steps=2)
+    monkeypatch.undo()
+    assert any("checkpoint-4" in call for call in calls)
+    assert runner.train(tmp_path / "out", save_steps=2).manifest["resumed_from_step"] == 2
+
+
+def test_old_checkpoints_go_only_when_a_newer_is_whole(runner, tmp_path):
+    seen = []
+
+    def watch(logs, step):
+        folder = tmp_path / "out" / "checkpoints"
+        if "loss" in logs:
+            seen.append([checkpoints.step_of(path) for path in checkpoints.by_step(folder)])
+
+    runner.train(tmp_path / "out", save_steps=1, keep_checkpoints=2, watch=watch)
+    assert seen == [[], [1], [1, 2], [2, 3], [3, 4], [4, 5]]
+    assert not (tmp_path / "out" / "checkpoints").exists(), "a finished run needs none"
+
+
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_falcon", "tiny_mistral"])
+def test_the_result_loads_merges_and_tells_its_story(runner, tmp_path, model):
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "out"
+    trained = runner.train(out, model=model, merge=True)
+    job = runner.job(model=model)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    ids = tokenizer("What does the cow say?\nAnswer:", return_tensors="pt")["input_ids"]
+    assert (
+        ids.tolist()
+        == job.tokenizer("What does the cow say?\nAnswer:", return_tensors="pt")["input_ids"].tolist()
+    )
+    with torch.no_grad():
+        apart = AutoPeftModelForCausalLM.from_pretrained(out, dtype=torch.float32)(input_ids=ids).logits
+        merged = AutoModelForCausalLM.from_pretrained(out / "merged", dtype=torch.float32)(
+            input_ids=ids
+        ).logits
+    torch.testing.assert_close(merged, apart, rtol=1e-4, atol=1e-5)
+    manifest = read_manifest(out)
+    assert manifest == json.loads(json.dumps(trained.manifest))
+    assert (manifest["kind"], manifest["status"], manifest["key"]) == ("adapter", "finished", job.key)
+    assert manifest["inputs"] == ["a" * 32, f"{model}-1"]
+    store = job.train_tokens()
+    learnt = job.order(store).stream[:48]
+    assert manifest["counts"]["examples"] == 48
+    assert manifest["counts"]["supervised_tokens"] == (store.lengths - store.borders)[learnt].sum()
+    card = (out / "README.md").read_text()
+    assert card.startswith(f"---\nbase_model: {model}\nlibrary_name: peft\n")
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [entry["loss"] for entry in history if "loss" in entry] == losses(trained)
+    names = {path.name for path in out.iterdir()}
+    assert names >= {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "tokenizer.json",
+        "manifest.json",
+        "merged",
+    }
+    assert not names & {"training_args.bin", "checkpoints", "tokens", "run.json"}
+
+
+def test_the_key_follows_what_decides_the_weights(runner):
+    key = runner.job().key
+    assert runner.job(save_steps=7, eval_steps=2, merge=True).key == key
+    changed = [
+        {"seed": 1},
+        {"learning_rate": 1e-3},
+        {"max_length": 64},
+        {"model": "tiny_mistral"},
+        {"batch_size": 4},
+    ]
+    changed += [{"tuning": {"lora_r": 5}}, {"separator": "\n"}]
+    assert len({runner.job(**change).key for change in changed} | {key}) == len(changed) + 1

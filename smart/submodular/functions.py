@@ -1,9 +1,11 @@
 """Set functions over n rows: what is maximised. How, stands in maximize.py and in the modules of the exact kernels.
 
 A new function is one class with `n`, `needs_vectors` and `begin()`; that is all the naive optimiser asks for. It may
-also have `exact()`, its own quick and exact greedy, and `take()`, which partition and merge needs.
+also have `exact()`, its own quick and exact greedy, `take()`, which partition and merge needs, and `naive_memory`, the
+bytes that `begin()` holds where they are many.
 """
 
+from numbers import Real
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -71,6 +73,11 @@ class FacilityLocation:
     def take(self, rows: np.ndarray) -> "FacilityLocation":
         """The same function over some rows alone."""
         return self._of(self.kernel.take(rows))
+
+    @property
+    def naive_memory(self) -> int:
+        """Bytes: the kernel in float64, and a copy while the first gains are summed."""
+        return 16 * self.n**2
 
     def begin(self) -> State:
         return facility_location.State(self.kernel)
@@ -191,12 +198,16 @@ class Random:
 
 
 def _at_least_zero(name: str, value: float) -> float:
-    if not 0 <= value < np.inf:
+    if not _is_number(value) or not 0 <= value < np.inf:
         raise ValueError(f"{name}={value}: must be a finite number, at least 0")
     return float(value)
 
 
 def _above_zero(name: str, value: float) -> float:
-    if not 0 < value < np.inf:
+    if not _is_number(value) or not 0 < value < np.inf:
         raise ValueError(f"{name}={value}: must be a finite number above 0")
     return float(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -10,6 +10,18 @@ import numpy as np
 from smart.submodular.arithmetic import inverse_norms
 
 
+def _real(values: np.ndarray, what: str) -> np.ndarray:
+    """As an array.
+
+    Raises:
+        ValueError: where the values are no real numbers.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{what} must hold real numbers, not {values.dtype}")
+    return values
+
+
 @dataclass(frozen=True)
 class Cosine:
     """s_ij = x_i·x_j / (|x_i||x_j|), s_ii = 1; a zero vector has cosine 0 with everything, itself included."""
@@ -24,9 +36,11 @@ class Cosine:
         """Check x (n, d), warn once of zero vectors with their count.
 
         Raises:
-            ValueError: x is not two-dimensional, is empty, or holds a NaN or an infinity.
+            ValueError: x is not two-dimensional, is empty, or holds what is no finite float32.
         """
-        x = np.ascontiguousarray(x, dtype=np.float32)
+        x = _real(x, "vectors")
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes an infinity, and is refused below
+            x = np.ascontiguousarray(x, dtype=np.float32)
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(
                 f"vectors must be a matrix with at least one row and column, not of shape {x.shape}"
@@ -35,7 +49,8 @@ class Cosine:
         bad = np.flatnonzero(np.isnan(scale))
         if bad.size:
             raise ValueError(
-                f"{bad.size} of {len(x)} vectors hold a NaN or an infinity, the first is row {bad[0]}"
+                f"{bad.size} of {len(x)} vectors hold a NaN, an infinity or a number too large for float32; "
+                f"the first is row {bad[0]}"
             )
         zeros = int((scale == 0).sum())
         if zeros:
@@ -102,7 +117,7 @@ class Matrix:
         Raises:
             ValueError: s is not square, not finite, or not symmetric where the function needs that.
         """
-        s = np.asarray(s)
+        s = _real(s, "a kernel")
         if s.dtype not in (np.float32, np.float64):
             s = s.astype(np.float64)
         if s.ndim != 2 or s.shape[0] != s.shape[1] or s.size == 0:

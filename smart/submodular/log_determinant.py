@@ -45,25 +45,44 @@ class State:
 
 
 class KernelState:
-    """Gains of a kernel given as a matrix, by incremental Cholesky (Chen, Zhang, Zhou 2018): O(n|A|) a pick."""
+    """Gains of a kernel given as a matrix, by incremental Cholesky (Chen, Zhang, Zhou 2018): O(n|A|) a pick.
+
+    Raises:
+        ValueError: S + λI proves not to be positive definite, where the function has no value.
+    """
 
     def __init__(self, kernel: Matrix, regularizer: float) -> None:
         self._column = kernel.columns()
         self._factor = np.empty((8, kernel.n))
         self._size = 0
-        self._variance = kernel.diagonal() + regularizer
+        self._chosen = np.zeros(kernel.n, np.bool_)
+        self._regularizer = regularizer
+        self._variance = self._positive(kernel.diagonal() + regularizer)
+        """Pivots of the rows not chosen, det S_{A+i} / det S_A; 1 for those chosen."""
 
     def gains(self) -> np.ndarray:
-        return np.log(np.maximum(self._variance, 1e-300))
+        return np.log(self._variance)
 
     def add(self, i: int) -> None:
         if self._size == len(self._factor):
             self._factor = np.concatenate([self._factor, np.empty_like(self._factor)])
         known = self._factor[: self._size]
-        row = (self._column(i) - known[:, i] @ known) / np.sqrt(max(self._variance[i], 1e-300))
+        row = (self._column(i) - known[:, i] @ known) / np.sqrt(self._variance[i])
         self._factor[self._size] = row
-        self._variance = self._variance - row * row
+        variance = self._variance - row * row
+        self._chosen[i] = True
+        variance[self._chosen] = 1.0
+        self._variance = self._positive(variance)
         self._size += 1
+
+    def _positive(self, variance: np.ndarray) -> np.ndarray:
+        wrong = np.flatnonzero(~(variance > 0))
+        if wrong.size:
+            raise ValueError(
+                f"log det(S + {self._regularizer:g} I) has no value once row {wrong[0]} is chosen: the kernel is not "
+                "positive semi-definite; mend it, or raise regularizer"
+            )
+        return variance
 
 
 def greedy(

@@ -1,5 +1,6 @@
 """Greedy maximisation: arrays in, order and gains out."""
 
+import operator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from smart.submodular.partition import partition_and_merge
 from smart.submodular.resources import Resources, default_threads, parse_memory, single_threaded_blas
 
 Optimizer = Literal["exact", "naive", "partition"]
+PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def maximize(
     seed: int = 0,
     threads: int | None = None,
     memory_limit: int | str | None = None,
-    parts: int = 8,
+    parts: int | None = None,
 ) -> Chosen:
     """The greedy order of `budget` rows: each has the largest gain given those before it, ties go to the lowest row.
 
@@ -50,29 +52,40 @@ def maximize(
         seed: of the random parts of "partition".
         threads: threads to use; None takes every processor the process may run on. The order doesn't depend on it.
         memory_limit: bytes, or a size such as "4GB", that may be used above the vectors; None is 80 % of free memory.
-        parts: of "partition".
+        parts: of "partition"; None is 8, or n where there are fewer rows.
 
     Raises:
-        ValueError: a budget or an option out of range.
+        ValueError: a budget or an option that is no whole number or out of range.
         MemoryLimitError: no exact way fits the memory limit.
     """
+    budget = _whole("budget", budget)
     if not 1 <= budget <= f.n:
         raise ValueError(f"budget={budget}: choose from 1 to {f.n} of {f.n} rows")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads={threads}: must be at least 1")
-    with (
-        single_threaded_blas(),
-        Resources(threads or default_threads(), parse_memory(memory_limit)) as resources,
-    ):
+    threads = default_threads() if threads is None else _whole("threads", threads, least=1)
+    parts = min(PARTS, f.n) if parts is None else _whole("parts", parts)
+    seed = _whole("seed", seed, least=0)
+    with single_threaded_blas(), Resources(threads, parse_memory(memory_limit)) as resources:
         if optimizer == "exact":
             order, gains = exact_greedy(f, budget, resources)
         elif optimizer == "naive":
+            resources.need(getattr(f, "naive_memory", 0), f"the naive optimizer over {f.n} rows")
             order, gains = naive_greedy(f, budget)
         elif optimizer == "partition":
             order, gains = partition_and_merge(f, budget, resources, parts, seed, exact_greedy)
         else:
             raise ValueError(f"optimizer={optimizer!r}: known are exact, naive, partition")
     return Chosen(order.astype(np.int64, copy=False), gains, optimizer, approximate=optimizer == "partition")
+
+
+def _whole(name: str, value: Any, least: int | None = None) -> int:
+    """An integer of Python or NumPy as an int; nothing is rounded, and True is no number."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r}: must be a whole number") from None
+    if isinstance(value, bool) or (least is not None and number < least):
+        raise ValueError(f"{name}={value!r}: must be a whole number, at least {least or 0}")
+    return number
 
 
 def exact_greedy(f: Any, budget: int, resources: Resources) -> tuple[np.ndarray, np.ndarray]:

@@ -79,24 +79,47 @@ def parse_memory(limit: int | str | None) -> int:
             raise ValueError(f"memory_limit={limit!r}: write bytes, or a size such as 512MB or 4GB")
         base = 1024 if match[3] else 1000
         limit = int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
-    if limit <= 0:
-        raise ValueError(f"memory_limit={limit}: must be above 0")
+    if not 0 < limit < float("inf"):
+        raise ValueError(f"memory_limit={limit}: must be a finite number above 0")
     return int(limit)
 
 
-def _free_memory() -> int:
-    """Free bytes of the machine, or of the control group where that is less."""
+# Controllers: where the groups are mounted; the files of limit and use, and what the kernel gives back when asked.
+_GROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": (
+        "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+    ),
+}  # fmt: skip
+
+
+def _free_memory(root: Path = Path("/")) -> int:
+    """Free bytes of the machine, or of the control group (a container's, a Slurm job's) that has least left."""
     free = 2**62
     try:
-        meminfo = Path("/proc/meminfo").read_text()
+        meminfo = (root / "proc/meminfo").read_text()
         free = 1024 * int(re.findall(r"MemAvailable:\s+(\d+)", meminfo)[0])
-        group = Path("/sys/fs/cgroup")
-        free = min(
-            free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-        )
-    except (OSError, ValueError, IndexError):
-        pass
-    return free
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, IndexError):
+        return free
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in _GROUPS:
+            mount, *files = _GROUPS[controllers]
+            group = root / mount / path.lstrip("/")
+            while group.is_relative_to(root / mount):
+                free = min(free, _left_in_group(group, *files))
+                group = group.parent
+    return max(free, 1)
+
+
+def _left_in_group(group: Path, limit: str, use: str, cache: str) -> int:
+    try:
+        left = int((group / limit).read_text()) - int((group / use).read_text())
+        files = re.findall(rf"^{cache} (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+        return left + sum(map(int, files))
+    except (OSError, ValueError):  # no limit here: "max", or no such file
+        return 2**62
 
 
 def default_threads() -> int:

@@ -40,6 +40,23 @@ def test_threads(make, example):
     np.testing.assert_array_equal(one.order, two.order)
 
 
+@pytest.mark.parametrize("example", ["clustered", "duplicated"])
+def test_threads_that_share_the_products_of_graph_cut(example):
+    f = GraphCut(EXAMPLES[example](17_000))  # two pieces need 8,192 rows each
+    one, two = (maximize(f, 500, threads=threads) for threads in (1, 2))
+    np.testing.assert_array_equal(one.order, two.order)
+    np.testing.assert_array_equal(one.gains, two.gains)
+
+
+@pytest.mark.parametrize("example", TIED)
+def test_blocks_of_the_log_determinant(example, monkeypatch):
+    f = LogDeterminant(EXAMPLES[example](900))
+    expected = maximize(f, 900).order
+    for rows in (64, 333):
+        monkeypatch.setattr(log_determinant, "BLOCK", rows)
+        np.testing.assert_array_equal(maximize(f, 900).order, expected)
+
+
 @pytest.mark.parametrize("example", TIED)
 @pytest.mark.parametrize("pool", [1, 40, 1000])
 def test_pools(example, pool):

@@ -60,6 +60,18 @@ def test_full_order_has_no_regret(make, example, n):
     np.testing.assert_allclose(chosen.gains, replayed.gains, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("make", [FacilityLocation, GraphCut, LogDeterminant])
+@pytest.mark.parametrize("example", ["clustered", "uniform", "duplicated", "negative", "zeros"])
+def test_full_order_of_two_thousand_rows_has_no_regret(make, example):
+    """More rows than the dense paths and one pool take."""
+    f = make(EXAMPLES[example](2000))
+    order = maximize(f, 2000).order
+    assert sorted(order) == list(range(2000))
+    assert regret(f, order).maximum <= LIMIT
+    order[100:] = np.random.default_rng(0).permutation(order[100:])
+    assert regret(f, order).maximum > LIMIT
+
+
 @functions
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
 def test_exact_equals_naive(make, example):

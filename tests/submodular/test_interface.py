@@ -12,6 +12,7 @@ from smart.submodular import (
     maximize,
     regret,
 )
+from smart.submodular.resources import _free_memory as free_memory
 from tests.submodular.examples import clustered
 
 FUNCTIONS = [FacilityLocation, GraphCut, LogDeterminant]
@@ -51,6 +52,31 @@ def test_vectors_that_are_not_finite_are_refused(make, bad):
 
 
 @pytest.mark.parametrize("make", FUNCTIONS)
+def test_vectors_beyond_float32_are_refused_without_a_warning(make):
+    with pytest.raises(ValueError, match="too large for float32; the first is row 0"):
+        make(clustered(10).astype(np.float64) * 1e300)
+
+
+@pytest.mark.parametrize("make", FUNCTIONS)
+def test_how_the_vectors_lie_in_memory_changes_nothing(make):
+    X = clustered(60, 8).astype(np.float16).astype(np.float32)
+    expected = maximize(make(X), 60)
+    wide = np.empty((120, 24), np.float32)
+    wide[::2, ::3] = X
+    for other in (
+        X.astype(np.float64),
+        X.astype(np.float16),
+        np.asfortranarray(X),
+        wide[::2, ::3],
+        X.tolist(),
+        X * np.float32(2.0**-130),  # subnormal
+    ):
+        chosen = maximize(make(other), np.int32(60))
+        np.testing.assert_array_equal(chosen.order, expected.order)
+        np.testing.assert_array_equal(chosen.gains, expected.gains)
+
+
+@pytest.mark.parametrize("make", FUNCTIONS)
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (4,), (2, 2, 2)])
 def test_shapes_are_checked(make, shape):
     with pytest.raises(ValueError, match="shape"):
@@ -75,13 +101,23 @@ def test_kernels_must_be_symmetric_where_the_function_needs_it(make):
     ("call", "message"),
     [
         (lambda f: maximize(f, 0), "choose from 1 to 5 of 5"),
+        (lambda f: maximize(f, -1), "choose from 1 to 5 of 5"),
         (lambda f: maximize(f, 6), "choose from 1 to 5 of 5"),
+        (lambda f: maximize(f, 2.0), "budget=2.0: must be a whole number"),
+        (lambda f: maximize(f, True), "budget=True: must be a whole number"),
+        (lambda f: maximize(f, None), "budget=None: must be a whole number"),
+        (lambda f: maximize(f, 2, seed=-1), "seed=-1"),
         (lambda f: maximize(f, 2, optimizer="lazy"), "exact, naive, partition"),
         (lambda f: maximize(f, 2, threads=0), "threads=0"),
+        (lambda f: maximize(f, 2, threads=1.5), "threads=1.5"),
         (lambda f: maximize(f, 2, memory_limit="much"), "512MB"),
         (lambda f: maximize(f, 2, memory_limit=0), "above 0"),
+        (lambda f: maximize(f, 2, memory_limit=np.inf), "finite number above 0"),
         (lambda f: maximize(f, 2, optimizer="partition", parts=6), "parts=6"),
         (lambda f: GraphCut(np.ones((2, 2)), tradeoff=-1), "tradeoff=-1"),
+        (lambda f: GraphCut(np.ones((2, 2)), tradeoff="0.4"), "tradeoff=0.4: must be a finite number"),
+        (lambda f: GraphCut(np.ones((2, 2), complex)), "vectors must hold real numbers, not complex128"),
+        (lambda f: GraphCut.from_kernel([["a"]]), "a kernel must hold real numbers"),
         (lambda f: LogDeterminant(np.ones((2, 2)), regularizer=0), "regularizer=0"),
         (lambda f: Random(0), "n=0"),
         (lambda f: regret(f, np.array([1, 1])), "repeats"),
@@ -99,6 +135,57 @@ def test_memory_limit_refuses_with_the_numbers_and_the_way_out(make):
     ) as caught:
         maximize(make(clustered(700)), 700, memory_limit="10kB")
     assert caught.value.needed > caught.value.limit == 10_000
+
+
+def test_the_naive_optimizer_honours_the_memory_limit_too():
+    with pytest.raises(MemoryLimitError, match=r"naive optimizer over 700 rows needs 0\.01 GB"):
+        maximize(FacilityLocation(clustered(700)), 700, optimizer="naive", memory_limit="1MB")
+
+
+@pytest.mark.parametrize("optimizer", ["exact", "naive"])
+def test_a_kernel_without_a_log_determinant_is_refused(optimizer):
+    S = np.array([[1.0, 3.0], [3.0, 1.0]])  # det(S + I) = 4 - 9
+    f = LogDeterminant.from_kernel(S)
+    with pytest.raises(
+        ValueError, match="no value once row 1 is chosen: the kernel is not positive semi-definite"
+    ):
+        maximize(f, 2, optimizer=optimizer)
+    with pytest.raises(ValueError, match="positive semi-definite"):
+        maximize(LogDeterminant.from_kernel(-2 * np.eye(3)), 1, optimizer=optimizer)
+
+
+CONTROL_GROUPS = {
+    "none": {},
+    "container": {"0::/": "", "sys/fs/cgroup": ("memory.max", "memory.current", "inactive_file")},
+    "slurm": {"0::/job/step": "", "sys/fs/cgroup/job": ("memory.max", "memory.current", "inactive_file")},
+    "first version": {
+        "9:pids:/x\n4:memory:/x": "",
+        "sys/fs/cgroup/memory/x": (
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", CONTROL_GROUPS)
+def test_free_memory_is_that_of_the_control_group(tmp_path, kind):
+    """A group's limit holds wherever it lies above the process, and what it holds of files can be given back."""
+    (member, _), *groups = CONTROL_GROUPS[kind].items() or [("", "")]
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text(member)
+    for folder, (limit, use, files) in groups:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / limit).write_text("5000000\n")
+        (tmp_path / folder / use).write_text("3000000\n")
+        (tmp_path / folder / "memory.stat").write_text(f"anon 7\n{files} 600000\nfile 9\n")
+    if kind == "slurm":
+        (tmp_path / "sys/fs/cgroup/job/step").mkdir()
+        (tmp_path / "sys/fs/cgroup/job/step/memory.max").write_text("max\n")
+        (tmp_path / "sys/fs/cgroup/job/step/memory.current").write_text("1\n")
+    assert free_memory(tmp_path) == (2_600_000 if groups else 8000 * 1024)
 
 
 def test_the_log_determinant_copies_no_vectors_where_they_would_not_fit():

@@ -30,6 +30,13 @@ def test_any_budget_and_number_of_parts_gives_distinct_rows(budget, parts):
     assert len(np.unique(chosen.order)) == len(chosen.order) == len(chosen.gains) == budget
 
 
+def test_few_rows_make_fewer_parts_unless_a_number_was_asked_for():
+    f = GraphCut(clustered(3))
+    assert sorted(maximize(f, 3, optimizer="partition").order) == [0, 1, 2]
+    with pytest.raises(ValueError, match="parts=8: must be from 1 to 3"):
+        maximize(f, 3, optimizer="partition", parts=8)
+
+
 def test_one_part_is_exact():
     f = FacilityLocation(clustered(200))
     np.testing.assert_array_equal(

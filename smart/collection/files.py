@@ -39,7 +39,8 @@ class Files(Source):
 
     def validate(self, problems: Problems) -> None:
         super().validate(problems)
-        for ours, theirs in self.columns.items():
+        given = self.columns if self.has_mapping("columns", "{inputs: question}", problems) else {}
+        for ours, theirs in given.items():
             if ours not in KNOWN:
                 problems.add(
                     f"collection.columns.{ours}", theirs, "is no column of ours", nearest(ours, KNOWN)

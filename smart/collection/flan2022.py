@@ -42,6 +42,11 @@ class Flan2022(Source):
 
     def validate(self, problems: Problems) -> None:
         super().validate(problems)
+        mappings = [self.has_mapping(key, "{t0: NAME}", problems) for key in ("datasets", "revision")]
+        if isinstance(self.submixtures, str):
+            problems.add("collection.submixtures", self.submixtures, "must be a list", "such as [cot,t0]")
+        if not all(mappings) or isinstance(self.submixtures, str):
+            return
         for key, names in (("submixtures", self.submixtures or ()), ("revision", self.revision)):
             for name in names:
                 if name not in self.datasets:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,21 @@ class Source:
     """Keep the first of rows equal in task, template, inputs and targets; they are counted in any case."""
 
     def validate(self, problems: Problems) -> None:
-        """Add every wrong value to `problems`; reads no data."""
+        """Add every wrong value to `problems`; reads no data.
+
+        The types of the values have been checked, but for what lists and mappings hold.
+        """
         if self.bad_rows not in ("error", "drop"):
             problems.add("bad_rows", self.bad_rows, "is unknown", "use error or drop")
+        if (seed := getattr(self, "seed", 0)) < 0:
+            problems.add("collection.seed", seed, "must be at least 0")
+
+    def has_mapping(self, key: str, example: str, problems: Problems) -> bool:
+        """Whether an option is a mapping, as it must be."""
+        value = getattr(self, key)
+        if not isinstance(value, Mapping):
+            problems.add(f"collection.{key}", value, "must be a mapping", f"such as {example}")
+        return isinstance(value, Mapping)
 
     def fetch(self) -> None:
         """Download what `read` needs; most sources need nothing."""

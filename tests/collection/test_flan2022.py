@@ -219,3 +219,15 @@ for name in ("t0", "niv2"):
     assert "https://huggingface.co/datasets/kowndinya23/t0-submix-4096" in gated
     for line in (gated, forbidden):
         assert "`hf auth login`" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"revision": "main"}, r"collection\.revision=main: must be a mapping; such as \{t0: NAME\}"),
+        ({"submixtures": "cot"}, r"collection\.submixtures=cot: must be a list; such as \[cot,t0\]"),
+    ],
+)
+def test_mappings_and_lists(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(Flan2022(**options))

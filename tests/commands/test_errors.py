@@ -52,6 +52,13 @@ def nothing_half_written(root: Path) -> bool:
         ("validation_rows=5%", "validation_rows=5%"),
         ("tokenizer=nix/nowhere", "tokenizer=nix/nowhere: cannot be loaded"),
         ("budget=", "budget"),
+        ("encoder=minilm encoder.max_length=abc", "encoder.max_length=abc: must be a whole number"),
+        ("collection.seed=abc collection.validation=5%", "collection.seed=abc: must be a whole number"),
+        ("collection.seed=-1 collection.validation=5%", "collection.seed=-1: must be at least 0"),
+        ("collection.columns=5", "collection.columns=5: must be a mapping; such as {inputs: question}"),
+        ("encoder=precomputed encoder.path=5", "encoder.path=5: must be text"),
+        ("weighting=proportional weighting.cap=abc", "weighting.cap=abc: must be a whole number"),
+        ("fn.tradeoff=abc", "fn: tradeoff=abc: must be a finite number, at least 0"),
     ],
 )
 def test_a_mistake_is_named_with_the_way_out(select: Command, tmp_path: Path, wrong: str, said: str) -> None:
@@ -61,6 +68,12 @@ def test_a_mistake_is_named_with_the_way_out(select: Command, tmp_path: Path, wr
     assert said in done.err
     assert "Traceback" not in done.said
     assert nothing_half_written(tmp_path)
+
+
+def test_a_folder_named_by_a_number_is_a_folder(select: Command, tmp_path: Path) -> None:
+    done = select("output=5", "output_root=7", "strategy=equal")
+    assert done.code == 0, done.said
+    assert (tmp_path / "5/manifest.json").exists()
 
 
 def test_a_budget_above_what_the_selected_tasks_hold(select: Command) -> None:
@@ -105,6 +118,23 @@ def test_a_folder_that_cannot_be_written(select: Command, tmp_path: Path, key: s
     done = select(f"{key}={tmp_path}/file/below/it")
     assert done.code == 1
     assert f"{key}={tmp_path}/file/below" in done.err
+    assert "Traceback" not in done.said
+
+
+@pytest.mark.parametrize("key", ["output", "output_root"])
+def test_a_disk_that_is_mounted_read_only(select: Command, tmp_path: Path, key: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a tmpfs cannot be mounted here (needs root)")
+    try:
+        done = select(f"{key}={disk}/mixture")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert done.code == 1
+    assert f"{key}={disk}" in done.err
+    assert "name another folder" in done.err
     assert "Traceback" not in done.said
 
 

@@ -153,6 +153,34 @@ def test_the_command_line_wins_over_the_strategy(select: Command, tmp_path: Path
     assert config["fn"]["_target_"].endswith("Random")
 
 
+def test_validation_is_the_same_for_every_strategy(select: Command, tmp_path: Path) -> None:
+    """Its rows are of all tasks, selected or not."""
+    options = ("collection.validation=20%", "validation_rows=24", "fn=graphcut", "num_tasks=9", "budget=60")
+    folders = [tmp_path / folder_of(select(f"strategy={strategy}", *options).out) for strategy in STRATEGIES]
+    samples = {content(folder)["validation.parquet"] for folder in folders}
+    assert len(samples) == 1
+    rows = pq.read_table(folders[0] / "validation.parquet").to_pylist()
+    assert len(rows) == 24
+    assert len({(row["submixture"], row["task_name"]) for row in rows}) == 12
+    chosen = [set(pq.read_table(folder / "train.parquet")["row"].to_pylist()) for folder in folders]
+    assert not {row["row"] for row in rows} & set.union(*chosen)
+
+
+def test_a_run_is_tracked_without_secrets(
+    select: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "a-very-secret-token")
+    done = select("tracker=wandb", "tracker.mode=offline")
+    assert done.code == 0, done.said
+    (record,) = (tmp_path / "outputs/wandb").glob("wandb/offline-run-*/*.wandb")
+    logged = record.read_bytes()
+    for part in (b"select.fn", b"select.budget", b"graphcut", b"tasks.table.json", b"budgets", b"mixture"):
+        assert part in logged
+    files = [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
+    assert not [path for path in files if b"a-very-secret-token" in path.read_bytes()]
+    assert not list((tmp_path / "outputs").rglob("wandb-metadata.json"))
+
+
 def test_made_before_is_found_again(select: Command) -> None:
     assert select().code == 0
     again = select("threads=1")
@@ -221,6 +249,9 @@ def test_few_distinct_vectors_are_a_warning(select: Command, collection: Path, t
     assert "groups fewer than half of the prompts have a vector of their own" in done.err
     folder = tmp_path / folder_of(done.out)
     assert "a vector of their own" in (folder / "README.md").read_text()
+    distinct = json.loads((folder / "manifest.json").read_text())["distinct_vectors"]
+    assert distinct["a/task1/zs_opt"] == [1, 4]
+    assert sum(rows for _, rows in distinct.values()) == len(vectors)
 
 
 def test_precomputed_vectors_must_fit(select: Command, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_type_hints
 
 import smart
 
@@ -41,6 +42,16 @@ class Problems:
         shown = "null" if value is None else value
         self.found.append(f"{key}={shown}: {what}" + (f"; {way_out}" if way_out else ""))
 
+    def check_types(self, options: object, prefix: str = "") -> None:
+        """Add every field of a dataclass whose value is not of its type.
+
+        Without it, `batch_size=abc` would end in a traceback of the first comparison.
+        """
+        for name, kind in get_type_hints(type(options)).items():
+            value = getattr(options, name)
+            if not _is_of(value, kind):
+                self.add(prefix + name, value, f"must be {_kind_in_words(kind)}")
+
     def attempt(self, check: Callable[..., Result], *values: object) -> Result | None:
         """check(*values); its ConfigError is kept with the others, and None stands for the result."""
         try:
@@ -55,6 +66,22 @@ class Problems:
         if self.found:
             listed = "\n".join(f"  - {problem}" for problem in self.found)
             raise ConfigError(f"{len(self.found)} values of the configuration are wrong:\n{listed}")
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text (put it in quotes)"}
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    if isinstance(kind, UnionType):
+        return any(_is_of(value, one) for one in kind.__args__)
+    return isinstance(value, kind) if kind in (bool, str, NoneType) else True
+
+
+def _kind_in_words(kind: Any) -> str:
+    kinds = kind.__args__ if isinstance(kind, UnionType) else (kind,)
+    return " or ".join(_WORDS.get(one, "null") for one in kinds)
 
 
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}

@@ -42,7 +42,7 @@ def train(config: DictConfig) -> Path | None:
     from smart.runtime.locks import locked
     from smart.training import launch
     from smart.training.plan import plan
-    from smart.training.run import is_finished
+    from smart.training.run import is_finished, merge
 
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     choices = {group: str(HydraConfig.get().runtime.choices[group]) for group in ("model", "tuning")}
@@ -61,7 +61,10 @@ def train(config: DictConfig) -> Path | None:
     )
     make_writable("output", folder.parent)
     if is_finished(folder, job.key, plain["overwrite"]):
-        _say(job, f"Trained before, from the same configuration and rows.\n{_ending(folder)}")
+        _say(job, "Trained before, from the same configuration and rows.")
+        if job.options.merge and world.rank == 0:
+            merge(job, folder, _models(plain))
+        _say(job, _ending(folder))
         return folder
     if plain["launch"] and not launch.is_launched():
         launch.start(plain["launch"], world.size, world.gpu, HydraConfig.get().overrides.task)
@@ -117,7 +120,7 @@ def _train(job: Job, folder: Path, plain: dict[str, Any], choices: dict[str, str
             run.metrics({_metric(name): value for name, value in logs.items()}, step)
 
         trained = run_training(
-            job, folder, root / "cache" / "models", watch, choices=choices, overwrite=plain["overwrite"]
+            job, folder, _models(plain), watch, choices=choices, overwrite=plain["overwrite"]
         )
         if job.world.rank == 0:
             write_atomic(folder / LOG_FILE, log_so_far())
@@ -125,6 +128,10 @@ def _train(job: Job, folder: Path, plain: dict[str, Any], choices: dict[str, str
             raise KeyboardInterrupt
         run.summary(trained.manifest["counts"])
         run.artifact(folder, "adapter", {"key": job.key})
+
+
+def _models(plain: dict[str, Any]) -> Path:
+    return Path(plain["output_root"]) / "cache" / "models"
 
 
 def _metric(name: str) -> str:

@@ -28,6 +28,11 @@ def target_layers(base: Base) -> list[str]:
         UserError: for a target that is the last part of no layer's name.
     """
     layers = base.linear_layers
+    if not layers:
+        raise UserError(
+            f"{base.options.name}: {base.config.model_type} has no linear layers that could get adapters or be"
+            " quantised; use tuning=full"
+        )
     endings = {name.rpartition(".")[2] for name in layers}
     targets = endings if base.options.lora_targets is None else set(base.options.lora_targets)
     for target in sorted(targets - endings):

@@ -66,7 +66,7 @@ def find_base(options: ModelOptions) -> Base:
     Raises:
         UserError: where it cannot be found, may not be read, or needs code of its repository.
     """
-    _quieten()
+    quieten()
     if options.tiny is not None:
         if options.tiny not in ARCHITECTURES:
             raise UserError(
@@ -80,10 +80,21 @@ def find_base(options: ModelOptions) -> Base:
         return Base(options, config, hash_file(gguf), gguf)
     with hub_errors(options.name):
         config = _from_pretrained("AutoConfig", options.name, revision=options.revision)
+    _refuse_other_tasks(options, config)
     if Path(options.name).is_dir():
         return Base(options, config, _folder_key(Path(options.name)))
     commit = getattr(config, "_commit_hash", None) or options.revision
     return Base(options, config, f"{options.name}@{commit}")
+
+
+def _refuse_other_tasks(options: ModelOptions, config: PretrainedConfig) -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"model.name={options.name}: {config.model_type} is no causal language model; name one that continues"
+            " a text, such as mistralai/Mistral-7B-v0.1"
+        )
 
 
 def load_tokenizer(base: Base, texts: Texts) -> PreTrainedTokenizerBase:
@@ -164,8 +175,8 @@ def hub_errors(name: str) -> Iterator[None]:
         raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def _quieten() -> None:
-    # Bars for files of a few megabytes, advice on kernels, and renamed options: none of it is for our users.
+def quieten() -> None:
+    """Silence what is not for our users: bars for small files, advice on kernels, renamed options."""
     import logging
     import warnings
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from smart.config import Problems
+from smart.config import Problems, nearest
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class ModelOptions:
     """Attention implementation: sdpa, eager, flash_attention_2; None: what transformers chooses."""
     gguf_package: str | None = None
     """A Python package that carries the weights as a GGUF file: where it is installed, no hub is needed."""
+
+    def validate(self, problems: Problems) -> None:
+        if self.context is not None and self.context < 1:
+            problems.add(
+                "model.context", self.context, "must be at least 1", "leave it null for the model's own"
+            )
 
     @property
     def tiny(self) -> str | None:
@@ -65,3 +71,15 @@ class TuningOptions:
             problems.add("tuning.lora_dropout", self.lora_dropout, "must be at least 0 and below 1")
         if not 0 <= self.warmup < 1:
             problems.add("tuning.warmup", self.warmup, "is a share of the steps: at least 0 and below 1")
+        self._validate_names(problems)
+
+    def _validate_names(self, problems: Problems) -> None:
+        from transformers import SchedulerType
+        from transformers.training_args import OptimizerNames
+
+        names: dict[str, Any] = {"optimizer": OptimizerNames, "schedule": SchedulerType}
+        for key, known in names.items():
+            value = getattr(self, key)
+            if value not in [member.value for member in known]:
+                what = f"no such {key}. {nearest(value, [member.value for member in known])}"
+                problems.add(f"tuning.{key}", value, what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,7 @@ def read_mixture(source: str) -> Mixture:
     path = Path(source)
     manifest = read_manifest(path) or {}
     if manifest.get("kind") == "mixture":
+        _check_files(path, manifest)
         train = pq.read_table(path / "train.parquet")
         validation = (
             pq.read_table(path / "validation.parquet") if (path / "validation.parquet").exists() else None
@@ -69,9 +70,21 @@ def read_mixture(source: str) -> Mixture:
     return Mixture(path.stem, key, _columns(train, source), _columns(splits.get("validation"), source), {})
 
 
+def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    # The manifest's key stands for the rows, in names and on resume, so they must still be those.
+    for name, known in manifest.get("files", {}).items():
+        if name.endswith(".parquet") and not (folder / name).is_file():
+            raise UserError(f"mixture={folder}: {name} is missing; make the mixture anew with overwrite=true")
+        if name.endswith(".parquet") and hash_file(folder / name) != known:
+            raise UserError(
+                f"mixture={folder}: {name} has changed since the mixture was made; make it anew with"
+                " overwrite=true, or move the file into a folder without manifest.json to train on it as it is"
+            )
+
+
 def _read_path(path: Path) -> tuple[dict[str, pa.Table], str]:
     # Read without datasets, whose cache could answer for a file that has changed since.
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in _READERS)
+    files = [path] if path.is_file() else _data_files(path)
     if not files or any(file.suffix not in _READERS for file in files):
         raise UserError(f"mixture={path}: must be a file, or a folder of files: {', '.join(_READERS)}")
     splits: dict[str, list[pa.Table]] = {}
@@ -81,6 +94,14 @@ def _read_path(path: Path) -> tuple[dict[str, pa.Table], str]:
         splits.setdefault(split, []).append(_columns(_READERS[file.suffix](file), str(file)))
     key = hash_bytes([hash_file(file).encode() for file in files])
     return {split: pa.concat_tables(tables) for split, tables in splits.items()}, key
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """Files of rows directly in a folder, or, where there are none, in the data/ of a cloned data set."""
+    for place in (folder, folder / "data"):
+        if files := sorted(file for file in place.glob("*") if file.suffix in _READERS):
+            return files
+    return []
 
 
 def _read_json_lines(file: Path) -> pa.Table:

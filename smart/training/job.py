@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from smart.config import Problems, UserError
 from smart.model.adapters import target_layers
-from smart.model.base import Base, find_base, load_tokenizer
+from smart.model.base import Base, find_base, load_tokenizer, quieten
 from smart.model.options import ModelOptions, TuningOptions
 from smart.runtime.manifest import make_key
 from smart.training.data import Mixture, TokenStore, read_mixture, tokenize
@@ -118,8 +118,13 @@ def prepare(
         ConfigError: with every wrong value, and every combination that cannot work.
         UserError: if model or mixture cannot be found, or a LoRA target matches no layer.
     """
+    quieten()
     problems = Problems()
+    for prefix, part in {"": options, "model.": model, "tuning.": tuning}.items():
+        problems.check_types(part, prefix)
+    problems.raise_if_any()
     options.validate(world.size, problems)
+    model.validate(problems)
     tuning.validate(problems)
     _refuse_combinations(options, model, tuning, world, problems)
     problems.raise_if_any()

@@ -48,6 +48,8 @@ class TrainingOptions:
                 problems.add(key, value, "must be at least 1", "leave it null for the default")
         if self.max_length is not None and self.max_length < 3:
             problems.add("max_length", self.max_length, "leaves no room for a prompt, a response and its end")
+        if self.seed < 0:
+            problems.add("seed", self.seed, "must be at least 0")
         for key in ("epochs", "learning_rate"):
             if not getattr(self, key) > 0:
                 problems.add(key, getattr(self, key), "must be above 0")

@@ -16,7 +16,8 @@ from smart.model.adapters import add_adapters, merge_adapters
 from smart.model.base import weights_source
 from smart.model.load import load_model
 from smart.runtime.files import PARTIAL, write_atomic
-from smart.runtime.manifest import is_made, versions, write_manifest
+from smart.runtime.locks import locked
+from smart.runtime.manifest import is_made, read_manifest, versions, write_manifest
 from smart.training import checkpoints
 from smart.training.card import model_card
 from smart.training.data import TokenStore, count_losses, sample_text
@@ -192,7 +193,22 @@ def _save(job: Job, trainer: Any, output: Path) -> None:
         (output / "training_args.bin").unlink()  # a pickle, of what the manifest says in text
 
 
+def merge(job: Job, output: Path, models: Path) -> None:
+    """Merge the adapters of a finished run that has not been merged yet.
+
+    Args:
+        output: the run's folder; gets the folder `merged`, and a manifest that says so.
+        models: cache of base models that the hub does not have.
+    """
+    with locked(output.with_name(f".{output.name}.lock")):
+        manifest = read_manifest(output) or {}
+        if "merged" not in manifest:
+            manifest["merged"] = _merge(job, weights_source(job.base, models), output)
+            write_manifest(output, manifest)
+
+
 def _merge(job: Job, source: str, output: Path) -> dict[str, Any]:
+    shutil.rmtree(output / "merged", ignore_errors=True)  # what a killed merge has left
     difference = merge_adapters(job.base, source, output, output / "merged", job.tuning.dtype)
     return {"folder": "merged", "dtype": job.tuning.dtype, "logit_difference": difference}
 

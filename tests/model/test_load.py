@@ -94,6 +94,36 @@ def test_a_target_that_matches_nothing_stops_the_run():
         adapters.target_layers(base)
 
 
+def test_a_model_without_linear_layers_is_told_what_works(tmp_path):
+    from transformers import GPT2Config
+
+    GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=16).save_pretrained(tmp_path)  # has Conv1D instead
+    with pytest.raises(UserError, match=r"gpt2 has no linear layers.*use tuning=full"):
+        adapters.target_layers(find_base(ModelOptions(str(tmp_path))))
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path):
+    from transformers import T5Config
+
+    T5Config().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="t5 is no causal language model"):
+        find_base(ModelOptions(str(tmp_path)))
+
+
+def test_pickled_weights_are_never_read(cache, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(weights_source(find_base(ModelOptions("tiny_llama")), cache), folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="safetensors") as caught:
+        load.load_model(find_base(ModelOptions(str(folder))), str(folder), dtype="float32")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_merging_happens_at_full_precision_and_is_checked(base, cache, tmp_path, dtype):
     source = weights_source(base, cache)

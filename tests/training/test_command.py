@@ -135,7 +135,10 @@ def test_mistakes_are_one_line_each(arguments):
     assert done.stderr.strip().startswith("train: mixture=null: needs a folder")
     done = run("train.py", *arguments, "launch=dpp", code=1)
     assert "Did you mean ddp?" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = run("train.py", *arguments, "batch_size=abc", code=1)
+    assert done.stderr.strip() == "train: batch_size=abc: must be a whole number"
+    done = run("train.py", *arguments, "tuning.schedule=cosin", code=1)
+    assert done.stderr.startswith("train: tuning.schedule=cosin: no such schedule. Did you mean cosine?")
 
 
 def kill_after(command: list[str], folder: Path, delay: float) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from smart.config import ConfigError, UserError
 from smart.model import ModelOptions, TuningOptions
+from smart.runtime.files import hash_file
 from smart.training.data import TokenStore, count_losses, read_mixture, sample_text
 from smart.training.job import World, prepare
 from smart.training.options import TrainingOptions
@@ -54,6 +55,32 @@ def test_wrong_data_sets_say_what_is_wrong(tmp_path):
         read_mixture(str(tmp_path / "x.parquet"))
     with pytest.raises(UserError, match="no such folder or file"):
         read_mixture("nobody/nothing")
+
+
+def test_a_mixture_that_is_not_what_its_manifest_says_is_refused(tmp_path):
+    manifest = {"kind": "mixture", "key": "c" * 32, "files": {"train.parquet": "", "tasks.csv": ""}}
+    pq.write_table(make_table(10, seed=0), tmp_path / "train.parquet")
+    manifest["files"]["train.parquet"] = hash_file(tmp_path / "train.parquet")
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert len(read_mixture(str(tmp_path)).train) == 10
+    pq.write_table(make_table(9, seed=0), tmp_path / "train.parquet")
+    with pytest.raises(
+        UserError, match=r"train.parquet has changed since the mixture was made.*overwrite=true"
+    ):
+        read_mixture(str(tmp_path))
+    (tmp_path / "train.parquet").unlink()
+    with pytest.raises(UserError, match=r"train\.parquet is missing"):
+        read_mixture(str(tmp_path))
+
+
+def test_a_cloned_data_set_of_the_hub_will_do(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "README.md").write_text("a card")
+    pq.write_table(make_table(6, seed=0), tmp_path / "data" / "train-00000-of-00002.parquet")
+    pq.write_table(make_table(5, seed=1), tmp_path / "data" / "train-00001-of-00002.parquet")
+    pq.write_table(make_table(3, seed=2), tmp_path / "data" / "validation-00000-of-00001.parquet")
+    read = read_mixture(str(tmp_path))
+    assert (len(read.train), len(read.validation)) == (11, 3)
 
 
 def test_published_mixtures_are_found_by_name(monkeypatch):
@@ -156,6 +183,37 @@ def test_all_wrong_values_come_together(mixture):
         "tuning.lora_r=0",
     ):
         assert part in str(caught.value)
+
+
+def test_values_of_the_wrong_type_come_together(mixture):
+    with pytest.raises(ConfigError) as caught:
+        prepare_with(
+            mixture,
+            batch_size="abc",
+            max_steps=1.5,
+            merge="maybe",
+            learning_rate=True,
+            model=ModelOptions("tiny_llama", revision=1234567),
+            tuning=TuningOptions(lora_dropout=None),
+        )
+    for part in (
+        "batch_size=abc: must be a whole number",
+        "max_steps=1.5: must be a whole number or null",
+        "merge=maybe: must be true or false",
+        "learning_rate=True: must be a number",
+        "model.revision=1234567: must be text (put it in quotes)",
+        "tuning.lora_dropout=null: must be a number",
+    ):
+        assert part in str(caught.value)
+    assert str(caught.value).startswith("6 values")
+
+
+def test_unknown_optimizers_and_schedules_name_the_nearest(mixture):
+    with pytest.raises(ConfigError) as caught:
+        prepare_with(mixture, seed=-1, tuning=TuningOptions(optimizer="adamw_torhc", schedule="cosin"))
+    assert "tuning.optimizer=adamw_torhc: no such optimizer. Did you mean adamw_torch?" in str(caught.value)
+    assert "tuning.schedule=cosin: no such schedule. Did you mean cosine?" in str(caught.value)
+    assert "seed=-1" in str(caught.value)
 
 
 @pytest.mark.parametrize(

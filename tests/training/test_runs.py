@@ -14,7 +14,7 @@ import torch
 from smart.config import UserError
 from smart.runtime.manifest import read_manifest
 from smart.training import checkpoints
-from smart.training.run import is_finished
+from smart.training.run import is_finished, merge
 
 
 def adapter(folder) -> dict[str, torch.Tensor]:
@@ -50,6 +50,31 @@ def test_losses_and_gradients_do_not_depend_on_accumulation(runner, tmp_path, pa
     )
     assert len(one) == 3
     assert torch.allclose(torch.tensor(one), torch.tensor(four), rtol=1e-5, atol=0)
+
+
+def test_gradients_do_not_depend_on_accumulation(runner, tmp_path):
+    """One step of plain gradient descent moves each weight by its gradient."""
+    plain = NO_DROPOUT | {"optimizer": "sgd", "warmup": 0.0, "schedule": "constant", "max_grad_norm": 1e9}
+    moved = []
+    for micro in (8, 2):
+        runner.train(
+            tmp_path / str(micro), tuning=plain, micro_batch_size=micro, max_steps=1, learning_rate=1.0
+        )
+        # Half of the adapters begin at 0, so that what they hold is minus their gradient.
+        moved.append({k: v for k, v in adapter(tmp_path / str(micro)).items() if "lora_B" in k})
+    for name, one in moved[0].items():
+        assert one.any()
+        assert (one - moved[1][name]).abs().max() <= 1e-5 * one.abs().max()
+
+
+def test_packing_changes_neither_the_examples_of_a_step_nor_its_loss(runner, tmp_path):
+    padded, packed = (
+        runner.train(tmp_path / str(packing), tuning=NO_DROPOUT, packing=packing, max_steps=4)
+        for packing in (False, True)
+    )
+    assert packed.manifest["counts"] == padded.manifest["counts"]
+    assert packed.manifest["counts"]["examples"] == 4 * 8
+    assert losses(packed) == pytest.approx(losses(padded), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +197,50 @@ def test_a_changed_configuration_is_refused_on_resume(runner, tmp_path):
         runner.train(tmp_path / "out", learning_rate=0.001)
     with pytest.raises(UserError, match=r"model.name: was tiny_llama, is tiny_mistral"):
         runner.train(tmp_path / "out", model="tiny_mistral")
+    there = runner.mixture
+    runner.mixture = tmp_path / "other"
+    shutil.copytree(there, runner.mixture)
+    (runner.mixture / "manifest.json").write_text(json.dumps({"kind": "mixture", "key": "b" * 32}))
+    with pytest.raises(UserError, match=r"inputs.mixture: was a{32}, is b{32}"):
+        runner.train(tmp_path / "out")
+    runner.mixture = there
     assert runner.train(tmp_path / "out", save_steps=3).manifest["resumed_from_step"] == 2
+
+
+def test_a_finished_run_can_be_merged_later(runner, tmp_path):
+    together, later = tmp_path / "together", tmp_path / "later"
+    runner.train(together, merge=True)
+    runner.train(later)
+    before = read_manifest(later)
+    assert not (later / "merged").exists()
+    merge(runner.job(merge=True), later, runner.models)
+    assert read_manifest(later) == before | {"merged": read_manifest(together)["merged"]}
+    weights = "merged/model.safetensors"
+    assert (later / weights).read_bytes() == (together / weights).read_bytes()
+
+
+def test_progress_counts_the_tokens_of_finished_steps_and_shows_rate_time_and_memory(runner, monkeypatch):
+    from types import SimpleNamespace
+
+    from smart.training import callbacks
+
+    monkeypatch.setattr(callbacks, "peak_memory", lambda: 1_230_000_000)
+    job = runner.job()
+    order = job.order(job.train_tokens())
+    shown = callbacks.Progress(order)
+    tokens = [int(order.lengths[order.stream[8 * step : 8 * step + 8]].sum()) for step in range(6)]
+    state = SimpleNamespace(global_step=2, max_steps=6)  # resumed after two steps
+    shown.on_train_begin(None, state, None)
+    state.global_step = 3
+    shown.on_log(None, state, None, logs={"eval_loss": 2.0})
+    shown.on_log(None, state, None, logs={"loss": 1.5})
+    assert (shown._bar.n, shown._bar.total) == (sum(tokens[:3]), sum(tokens))
+    line = str(shown._bar)
+    shown.on_train_end(None, state, None)
+    for part in ("step=3/6", "loss=1.500", "peak=1.23 GB"):
+        assert part in line
+    assert "tokens/s" in line
+    assert "<" in line, "elapsed<remaining"
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -28,6 +28,8 @@ class ModelOptions:
     """A Python package that carries the weights as a GGUF file: where it is installed, no hub is needed."""
 
     def validate(self, problems: Problems) -> None:
+        if self.name in ("", "???"):
+            problems.add("model.name", self.name, "must be a hub name or a folder")
         if self.context is not None and self.context < 1:
             problems.add(
                 "model.context", self.context, "must be at least 1", "leave it null for the model's own"

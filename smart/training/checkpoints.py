@@ -6,11 +6,22 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from smart.config import UserError
 from smart.runtime.files import hash_file, write_atomic
 
 SEAL = "seal.json"
+# How torch and safetensors say that a disk is full.
+_WRITE_FAILED = (
+    "inline_container",
+    "PytorchStreamWriter",
+    "No space left",
+    "Disk quota exceeded",
+    "I/O error",
+)
 log = logging.getLogger(__name__)
 
 
@@ -34,6 +45,29 @@ def is_whole(checkpoint: Path) -> bool:
         return all(hash_file(checkpoint / name) == value for name, value in hashes.items())
     except (OSError, ValueError):
         return False
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in one line that a file could not be written, for libraries that have their own errors for it.
+
+    Raises:
+        UserError: instead of those errors of torch and safetensors.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        text = str(error)
+        if not any(sign in text for sign in _WRITE_FAILED):
+            raise
+        free = shutil.disk_usage(folder).free
+        raise UserError(
+            f"{folder}: a file could not be written, with {free / 1e6:,.1f} MB left on the disk"
+            f" ({text.splitlines()[0]}). Free some space: the last whole checkpoint is kept, and the same command"
+            " goes on from it"
+        ) from error
 
 
 def step_of(checkpoint: Path) -> int:

@@ -79,12 +79,13 @@ def train(
     trainer, preemption = _make_trainer(job, store, source, output, resumed, watch)
     # Autocast casts what the adapters read; peft's own cast would keep a float32 copy of it for the backward pass.
     autocast = job.tuning.dtype == "bfloat16"
-    with preemption.watched(), disable_input_dtype_casting(trainer.model, active=autocast):
-        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    with checkpoints.writing(output):
+        with preemption.watched(), disable_input_dtype_casting(trainer.model, active=autocast):
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        interrupted = trainer.state.global_step < trainer.state.max_steps
+        if not interrupted:
+            _save(job, trainer, output)
     history = trainer.state.log_history
-    interrupted = trainer.state.global_step < trainer.state.max_steps
-    if not interrupted:
-        _save(job, trainer, output)
     manifest = _manifest(job, store, trainer, interrupted, resumed)
     manifest |= {"choices": dict(choices or {}), "seconds": round(time.monotonic() - started, 2)}
     if state.is_main_process:

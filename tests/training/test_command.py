@@ -100,8 +100,19 @@ def test_plan_tells_all_and_writes_nothing(arguments, tmp_path):
 def test_two_processes_learn_what_one_does_and_one_folder_is_written(arguments, tmp_path):
     same = [*arguments, "tuning.lora_dropout=0", "max_steps=3"]
     run("train.py", *same, f"output={tmp_path / 'one'}")
-    done = torchrun(*same, f"output={tmp_path / 'two'}")
+    done = torchrun(*same, f"output={tmp_path / 'two'}", "tracker.mode=offline")
     assert done.stdout.count("Adapter: ") == 1
+    (record,) = (tmp_path / "outputs").rglob("*.wandb")  # of the main process alone
+    logged = record.read_bytes()
+    for part in (
+        b"select.budget",
+        b"train.model",
+        b"train.tuning.lora_r",
+        b"animals",
+        b"train/loss",
+        b"eval/loss/cot",
+    ):
+        assert part in logged
     one, two = tmp_path / "one", tmp_path / "two"
     for key in ("loss", "grad_norm", "eval_loss", "eval_loss/cot"):
         assert losses(two, key) == pytest.approx(losses(one, key), rel=1e-5)
@@ -110,6 +121,25 @@ def test_two_processes_learn_what_one_does_and_one_folder_is_written(arguments, 
     # Adam's first steps amplify rounding where a gradient is nearly zero.
     assert all(torch.allclose(ours[name], theirs[name], atol=2e-3) for name in ours)
     assert not list(tmp_path.glob("outputs/adapters/*/*")), "with output=, nothing lies elsewhere"
+
+
+def test_two_processes_have_the_gradients_of_one(arguments, tmp_path):
+    """One step of plain gradient descent moves each weight by its gradient."""
+    descent = ["optimizer=sgd", "schedule=constant", "warmup=0", "max_grad_norm=1e9", "lora_dropout=0"]
+    same = [*arguments, *(f"tuning.{value}" for value in descent), "learning_rate=1", "max_steps=1"]
+    run("train.py", *same, f"output={tmp_path / 'one'}")
+    torchrun(*same, f"output={tmp_path / 'two'}")
+    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    for name in one:
+        assert "lora_A" in name or one[name].any()  # these begin at 0, so they hold minus their gradient
+        assert (one[name] - two[name]).abs().max() <= 1e-5 * one[name].abs().max()
+
+
+def test_accelerate_launches_it(arguments, tmp_path):
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1"]
+    done = run(*launch, "train.py", *arguments, "max_steps=1", f"output={tmp_path / 'out'}")
+    assert f"evaluate.py adapter={tmp_path / 'out'}" in done.stdout
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status"] == "finished"
 
 
 def test_a_sweep_starts_one_distributed_job_per_run(arguments, tmp_path):
@@ -135,6 +165,8 @@ def test_mistakes_are_one_line_each(arguments):
     assert done.stderr.strip().startswith("train: mixture=null: needs a folder")
     done = run("train.py", *arguments, "launch=dpp", code=1)
     assert "Did you mean ddp?" in done.stderr
+    done = run("train.py", *arguments, "model=auto", code=1)
+    assert done.stderr.strip() == "train: model.name=???: must be a hub name or a folder"
     done = run("train.py", *arguments, "batch_size=abc", code=1)
     assert done.stderr.strip() == "train: batch_size=abc: must be a whole number"
     done = run("train.py", *arguments, "tuning.schedule=cosin", code=1)

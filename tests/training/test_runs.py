@@ -281,6 +281,43 @@ def test_a_full_disk_keeps_the_last_checkpoint(runner, tmp_path, monkeypatch):
     assert runner.train(tmp_path / "out", save_steps=2).manifest["resumed_from_step"] == 2
 
 
+def torch_error(file):
+    raise RuntimeError(
+        "[enforce fail at inline_container.cc:672] . unexpected pos 8448 vs 8342\nframe #0 ..."
+    )
+
+
+def safetensors_error(file):
+    from safetensors import SafetensorError
+
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "fail"),
+    [("torch", "save", torch_error), ("safetensors.torch", "save_file", safetensors_error)],
+)
+def test_a_full_disk_is_one_line_whichever_library_meets_it(
+    runner, tmp_path, monkeypatch, module, name, fail
+):
+    import importlib
+
+    owner = importlib.import_module(module)
+    save = getattr(owner, name)
+
+    def full(obj, file, *args, **kwargs):
+        return fail(file) if "checkpoint-4" in str(file) else save(obj, file, *args, **kwargs)
+
+    monkeypatch.setattr(owner, name, full)
+    if module == "safetensors.torch":
+        monkeypatch.setattr("peft.peft_model.safe_save_file", full)
+    with pytest.raises(UserError, match=r"a file could not be written, with .* MB left") as caught:
+        runner.train(tmp_path / "out", save_steps=2)
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    assert runner.train(tmp_path / "out", save_steps=2).manifest["resumed_from_step"] == 2
+
+
 def test_old_checkpoints_go_only_when_a_newer_is_whole(runner, tmp_path):
     seen = []
 

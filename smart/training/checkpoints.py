@@ -14,7 +14,8 @@ from smart.config import UserError
 from smart.runtime.files import hash_file, write_atomic
 
 SEAL = "seal.json"
-# How torch and safetensors say that a disk is full.
+_FULL = 1 << 16
+"""Bytes: with less left, whatever failed is taken to have failed for that."""
 _WRITE_FAILED = (
     "inline_container",
     "PytorchStreamWriter",
@@ -49,20 +50,19 @@ def is_whole(checkpoint: Path) -> bool:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Say in one line that a file could not be written, for libraries that have their own errors for it.
+    """Say in one line that the disk is full: torch, safetensors and tokenizers each have errors of their own for it.
 
     Raises:
-        UserError: instead of those errors of torch and safetensors.
+        UserError: instead of those errors.
     """
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (RuntimeError, SafetensorError) as error:
-        text = str(error)
-        if not any(sign in text for sign in _WRITE_FAILED):
+    except (UserError, OSError):
+        raise  # say themselves what is wrong
+    except Exception as error:
+        text, free = str(error) or repr(error), shutil.disk_usage(folder).free
+        if free > _FULL and not any(sign in text for sign in _WRITE_FAILED):
             raise
-        free = shutil.disk_usage(folder).free
         raise UserError(
             f"{folder}: a file could not be written, with {free / 1e6:,.1f} MB left on the disk"
             f" ({text.splitlines()[0]}). Free some space: the last whole checkpoint is kept, and the same command"

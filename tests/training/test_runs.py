@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -220,8 +221,6 @@ def test_a_finished_run_can_be_merged_later(runner, tmp_path):
 
 
 def test_progress_counts_the_tokens_of_finished_steps_and_shows_rate_time_and_memory(runner, monkeypatch):
-    from types import SimpleNamespace
-
     from smart.training import callbacks
 
     monkeypatch.setattr(callbacks, "peak_memory", lambda: 1_230_000_000)
@@ -293,9 +292,17 @@ def safetensors_error(file):
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
+def stream_error(file):
+    raise RuntimeError("basic_ios::clear: iostream error")
+
+
 @pytest.mark.parametrize(
     ("module", "name", "fail"),
-    [("torch", "save", torch_error), ("safetensors.torch", "save_file", safetensors_error)],
+    [
+        ("torch", "save", stream_error),
+        ("torch", "save", torch_error),
+        ("safetensors.torch", "save_file", safetensors_error),
+    ],
 )
 def test_a_full_disk_is_one_line_whichever_library_meets_it(
     runner, tmp_path, monkeypatch, module, name, fail
@@ -309,6 +316,8 @@ def test_a_full_disk_is_one_line_whichever_library_meets_it(
         return fail(file) if "checkpoint-4" in str(file) else save(obj, file, *args, **kwargs)
 
     monkeypatch.setattr(owner, name, full)
+    if fail is stream_error:  # says nothing of the disk, so the room left on it must
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
     if module == "safetensors.torch":
         monkeypatch.setattr("peft.peft_model.safe_save_file", full)
     with pytest.raises(UserError, match=r"a file could not be written, with .* MB left") as caught:

@@ -15,6 +15,8 @@ import numpy as np
 Average = Literal["micro", "macro"]
 DRAWS = 2_000
 _CHUNK = 4_000_000
+_ROUNDING = 1e-12
+"""Of the largest score: what adding in another order can change."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,10 @@ def group_difference(
     run_scores = np.split(per_subtask @ means, [runs[0]])
     seed_variances = [scores.var(ddof=1) / len(scores) for scores in run_scores]
     variance = max(float(totals.var()), sum(seed_variances))
-    if variance == 0:
+    rounding = _ROUNDING * max(float(np.abs(scores).max()) for scores in subtasks)
+    if variance <= rounding**2:
+        # Nothing varies, but sums of equal numbers may differ in their last bits, which are no difference.
+        value = 0.0 if abs(value) <= rounding else value
         return Difference(Interval(value, value, value), float(value == 0), "hierarchical bootstrap")
     shares = sum(v**2 / (k - 1) for v, k in zip(seed_variances, runs, strict=True))
     freedom = variance**2 / shares if shares else np.inf

@@ -104,6 +104,15 @@ def test_equal_groups_do_not_differ_and_constant_ones_do():
     assert group_difference([np.ones((3, 4))], [np.zeros((3, 4))]).p == 0
 
 
+def test_the_last_bits_of_sums_are_no_difference():
+    rng = np.random.default_rng(7)
+    for size in (3, 7, 59, 143):
+        # Runs of one group are alike, and both groups are: whatever remains is rounding.
+        same = [np.tile(rng.normal(3, 1, size), (3, 1)), np.tile(rng.normal(0, 1, 2 * size), (3, 1))]
+        difference = group_difference(same, same)
+        assert (difference.p, difference.interval.value) == (1, 0)
+
+
 def test_the_same_seed_gives_the_same_numbers():
     subtasks = answers(np.random.default_rng(3))
     assert score_interval(subtasks) == score_interval(subtasks)

@@ -27,7 +27,15 @@ def plan(request: Request, pool: Pool, num_tasks: int, budget: int) -> str:
         f"  budgets     {'below' if tasks else 'known once the embeddings are made'}",
         f"  orderings   {_orderings(request, pool, outlook, tasks)}",
     ]
+    lines += [f"  benchmarks  {_benchmarks(request, pool)}"] if request.decontaminate else []
     return "\n".join([*lines, "", summarise(tasks)] if tasks else lines)
+
+
+def _benchmarks(request: Request, pool: Pool) -> str:
+    if pool.contamination is None:
+        return f"to be looked for in {len(pool.table):,} rows"
+    found = int(pool.contamination.reports["train"].mask.sum())
+    return f"{found:,} rows hold a question" + (", left out" if request.decontaminate == "drop" else "")
 
 
 def _embeddings(outlook: Outlook | None) -> str:

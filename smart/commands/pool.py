@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from smart.collection import Collection, Groups, load
 from smart.collection.tables import keep_rows
+from smart.commands.contamination import Contamination, look_for_benchmarks
 from smart.commands.request import Request
 from smart.config import UserError
 from smart.embedding import Prompts
@@ -26,12 +27,16 @@ class Pool:
     collection: Collection
     table: pa.Table
     """Rows to choose from, in the collection's schema."""
+    validation: pa.Table | None
+    """Rows from which the validation sample is drawn; None where the collection has none."""
     groups: Groups
     prompts: Prompts
     source: dict[str, Any]
     """For the manifest: what was read."""
     drops: dict[str, Any]
     """For the manifest: rows read and dropped, per split and reason."""
+    contamination: Contamination | None
+    """Rows with benchmarks' questions; None where nobody looked."""
 
 
 def read_pool(request: Request) -> Pool:
@@ -40,14 +45,28 @@ def read_pool(request: Request) -> Pool:
     Raises:
         UserError: by the source; when no row is left.
     """
-    cache = None if request.plan else request.root / "cache/collections"
-    collection = load(request.collection, cache=cache)
+    kept = None if request.plan else request.root / "cache/collections"
+    collection = load(request.collection, cache=kept)
     source = dict(collection.source)
     drops = {name: dict(counts) for name, counts in source.pop("splits").items()}
-    table = collection.train
+    table, validation = collection.train, collection.validation
+    found = None
+    if request.decontaminate:
+        cache = request.root / "cache/contamination"
+        found = look_for_benchmarks(
+            collection, request.decontaminate, request.benchmark_data, cache, request.plan
+        )
+    if found and found.mode == "drop":
+        table = found.keep("train", table)
+        validation = None if validation is None else found.keep("validation", validation)
+        for split, report in found.reports.items():
+            drops[split]["benchmark_questions"] = int(report.mask.sum())
+        if not len(table):
+            raise UserError("decontaminate=drop: every row of the collection holds a benchmark's question")
     if request.tokenizer:
+        whole = len(table)
         table = _trainable(table, request.tokenizer, request.max_length)
-        drops["train"]["longer_than_max_length"] = len(collection.train) - len(table)
+        drops["train"]["longer_than_max_length"] = whole - len(table)
         if not len(table):
             raise UserError(
                 f"max_length={request.max_length}: every response of the collection is longer; raise it"
@@ -55,7 +74,7 @@ def read_pool(request: Request) -> Pool:
     groups = Groups.of(table)
     prompts = Prompts(table["inputs"], groups.order, table["row"].to_numpy(), drops["train"]["rows_read"])
     log.info("The pool holds %s rows of %s tasks.", f"{len(table):,}", f"{len(groups.tasks):,}")
-    return Pool(collection, table, groups, prompts, source, drops)
+    return Pool(collection, table, validation, groups, prompts, source, drops, found)
 
 
 def _trainable(table: pa.Table, tokenizer_name: str, max_length: int) -> pa.Table:

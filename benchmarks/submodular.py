@@ -249,6 +249,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
     from smart.runtime.figures import save_figure, style
 
+    names = list(dict.fromkeys([OURS, *(peer for fn in NAMES for peer in PEERS[fn])]))
     with style():
         figure, axes = pyplot.subplots(1, 3, figsize=(12, 4), sharey=True)
         for axis, (fn, title) in zip(axes, NAMES.items(), strict=True):
@@ -263,6 +264,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
                         *zip(*points, strict=True),
                         marker="o",
                         label=who,
+                        color=f"C{names.index(who)}",  # the same in every panel
                         linewidth=2.5 if who == OURS else 1.2,
                     )
             axis.set(title=title, xlabel="rows n, all of them ordered", xscale="log", yscale="log")

@@ -17,8 +17,10 @@ from smart.commands._command import run_command
 from smart.config import UserError, conf_dir
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from omegaconf import DictConfig
 
+    from smart.experiment.estimate import Texts
     from smart.experiment.execute import Runner
     from smart.experiment.grid import Grid
     from smart.experiment.report import TaskMap
@@ -72,9 +74,7 @@ def reproduce(config: DictConfig) -> Path | None:
     if plain["run"]:
         return _run_one(study, runner, str(plain["run"]))
     if plain["plan"]:
-        from smart.experiment.outlook import outlook
-
-        print(outlook(study, ledger, infeasible(study, root)))
+        print(_plan(study, ledger, plain, root))
         return None
     if plain["fetch_only"]:
         _fetch(study, common)
@@ -244,34 +244,102 @@ def heldout_file(options: dict[str, Any], root: Path) -> Path:
 
 
 def _write_heldout(options: dict[str, Any], path: Path) -> None:
-    """Rows of unseen tasks, zero-shot alone, in the columns that suite=heldout reads."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
-    from hydra.utils import instantiate
 
-    from smart.collection import load
     from smart.runtime.files import atomic_file
     from smart.runtime.locks import locked
 
     with locked(path.with_suffix(".lock")):
-        if path.exists():
-            return
-        rows = load(instantiate(options)).train
-        rows = rows.filter(pc.starts_with(rows["template_type"].cast(pa.string()), "zs"))
-        names = {
-            "inputs": "inputs",
-            "targets": "targets",
-            "task_name": "task_name",
-            "submixture": "task_source",
-        }
-        table = pa.table({ours: rows[theirs].cast(pa.string()) for theirs, ours in names.items()})
-        with atomic_file(path) as draft:
-            pq.write_table(table, draft)
+        if not path.exists():
+            rows = _heldout_rows(options)
+            with atomic_file(path) as draft:
+                pq.write_table(rows, draft)
 
 
-def infeasible(study: Study, root: Path) -> dict[str, str]:
-    """Of each selection whose pool can be read here: why it cannot be made, if it cannot."""
+def _heldout_rows(options: dict[str, Any]) -> pa.Table:
+    """Rows of unseen tasks, zero-shot alone, in the columns that suite=heldout reads."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from hydra.utils import instantiate
+
+    from smart.collection import load
+
+    rows = load(instantiate(options)).train
+    rows = rows.filter(pc.starts_with(rows["template_type"].cast(pa.string()), "zs"))
+    names = {
+        "inputs": "inputs",
+        "targets": "targets",
+        "task_name": "task_name",
+        "submixture": "task_source",
+    }
+    return pa.table({ours: rows[theirs].cast(pa.string()) for theirs, ours in names.items()})
+
+
+def _plan(study: Study, ledger: Ledger, plain: dict[str, Any], root: Path) -> str:
+    """What the grid would do and cost; writes nothing."""
+    import torch
+
+    from smart.experiment.outlook import Basis, outlook
+    from smart.runtime.speed import is_gpu_here, measure
+
+    if plain["threads"]:
+        torch.set_num_threads(plain["threads"])
+    pools: dict[str, Any] = {}
+    impossible = infeasible(study, root, pools)
+    texts = _known_texts(study, plain, root, pools)
+    dtypes = [(study.configs[run.id].get("tuning") or {}).get("dtype") for run in study.runs]
+    speed = measure(next(filter(None, dtypes), "bfloat16"))
+    return outlook(study, ledger, impossible, Basis(texts, speed, is_gpu_here()))
+
+
+def _known_texts(study: Study, plain: dict[str, Any], root: Path, pools: dict[str, Any]) -> dict[str, Texts]:
+    """The rows that runs read, where they lie here or cost little to make."""
+    from smart.experiment.estimate import Texts
+    from smart.experiment.lengths import heldout_texts, mixture_texts
+    from smart.experiment.outlook import pool_of
+    from smart.experiment.states import is_done
+
+    found: dict[str, Texts] = {}
+    known: dict[str, Texts] = {}
+    ordered: set[tuple[str, ...]] = set()
+    heldout = _heldout_table(study, plain, root)
+    for run in study.runs:
+        config = study.configs[run.id]
+        source = study.configs[run.source.id] if run.source else {}
+        model = config.get("model") or source.get("model") or {}
+        if run.stage == "select" and run.id in pools:
+            orders = pool_of(run, ("instance_fn",))
+            drawn = all(str(config[axis]["_target_"]).endswith("Random") for axis in ("fn", "instance_fn"))
+            sizes = np.diff(pools[run.id].groups.offsets).tolist()
+            found[run.id] = Texts(sizes, made=drawn or orders in ordered)
+            ordered |= set() if drawn else {orders}
+        elif run.stage == "train" and run.source and is_done(run.source):
+            name = repr([run.source.id, model])
+            known[name] = known.get(name) or mixture_texts(run.source.folder, model)
+            found[run.id] = known[name]
+        elif run.stage == "evaluate" and heldout is not None:
+            known[repr(model)] = known.get(repr(model)) or heldout_texts(heldout, model)
+            found[run.id] = known[repr(model)]
+    return found
+
+
+def _heldout_table(study: Study, plain: dict[str, Any], root: Path) -> pa.Table | None:
+    """Unseen tasks of the grid: those of `heldout`, or of the file that the suite names; None without them."""
+    import pyarrow.parquet as pq
+
+    named = [(study.configs[run.id].get("suite") or {}).get("collection") for run in study.runs]
+    files = {str(name) for name in named if name}
+    if len(files) == 1 and (file := Path(files.pop())).is_file():
+        return pq.read_table(file, columns=["inputs", "targets", "task_name"])
+    return _heldout_rows(plain["heldout"]) if plain["heldout"] else None
+
+
+def infeasible(study: Study, root: Path, seen: dict[str, Any]) -> dict[str, str]:
+    """Of each selection whose pool can be read here: why it cannot be made, if it cannot.
+
+    Args:
+        seen: is given each selection's pool.
+    """
     from smart.commands import steps
     from smart.experiment.states import is_done
 
@@ -285,6 +353,7 @@ def infeasible(study: Study, root: Path) -> dict[str, str]:
         except (UserError, OSError) as error:  # a pool that is not here yet says nothing
             log.info("%s: its pool cannot be read here (%s)", run.id, str(error).splitlines()[0])
             continue
+        seen[run.id] = pool
         try:
             num_tasks, budget = steps.check_sizes(request, pool)
         except UserError as error:

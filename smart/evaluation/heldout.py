@@ -8,7 +8,9 @@ for rows that have options).
 from __future__ import annotations
 
 import json
+import logging
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from smart.runtime.files import atomic_folder, hash_bytes, hash_file
 from smart.runtime.locks import locked
 
 if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
     from transformers import PreTrainedTokenizerBase
 
 LONGEST_ANSWER = 256
@@ -185,6 +188,12 @@ def _plain(text: str) -> str:
 
 
 def _rouge(reference: str, answer: str) -> float:
+    return float(_scorer().score(reference, answer)["rougeL"].fmeasure)
+
+
+@cache
+def _scorer() -> RougeScorer:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return float(RougeScorer(["rougeL"], use_stemmer=True).score(reference, answer)["rougeL"].fmeasure)
+    logging.getLogger("absl").setLevel(logging.WARNING)  # it says that it takes its default tokenizer
+    return RougeScorer(["rougeL"], use_stemmer=True)

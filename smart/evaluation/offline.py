@@ -73,6 +73,8 @@ def benchmark_tables(folder: Path) -> dict[Benchmark, pa.Table]:
     Raises:
         UserError: where there is none, or one lacks a column.
     """
+    if not folder.is_dir():
+        raise UserError(f"benchmark_data={folder}: no such folder; leave it out to read the hub")
     tables = {
         benchmark: pq.read_table(folder / benchmark.file)
         for benchmark in BENCHMARKS

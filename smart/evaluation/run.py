@@ -16,6 +16,7 @@ from smart.evaluation.subject import Subject, load_subject, settings, wrap
 from smart.evaluation.suites import SEEDS, LoadedSuite, Suite, load_suite, run_suite
 from smart.runtime.files import atomic_folder, hash_file
 from smart.runtime.manifest import make_key, versions, write_manifest
+from smart.runtime.speed import measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -158,29 +159,21 @@ def plan(request: Request) -> str:
     items = sum(counts["effective"] for counts in results["n-samples"].values())
     tally = lm.tally
     weights = sum(weight.numel() for weight in model.parameters())
-    tokens = tally.input_tokens + tally.new_tokens
-    seconds = 2 * weights * tokens / _flops(request.subject.precision.dtype)
+    precision = request.subject.precision
+    speed, at_once = measure(precision.dtype), precision.batch_size if precision.batch_size != "auto" else 8
+    calls = tally.new_tokens / int(at_once)
+    width = 4 if precision.dtype == "float32" else 2
+    seconds = speed.start + speed.reading(weights, tally.input_tokens)
+    seconds += speed.call * tally.requests / int(at_once)
+    seconds += speed.writing(weights, calls, int(at_once), width)
     lines = {
         "items": f"{items:,} of {len(suite.loaded['tasks'])} tasks; {tally.requests:,} requests",
         "tokens": f"{tally.input_tokens:,} read, at most {tally.new_tokens:,} generated",
         "truncated": f"{tally.truncated:,} prompts longer than the model's context",
-        "time": f"about {_duration(seconds)} here if batches are full (estimate: 2 operations a weight and token)",
+        "time": f"about {_duration(seconds)}, good for a factor of two ({speed.name})",
     }
     head = f"Plan: suite {request.suite.name} on {request.subject.name}"
     return "\n".join([head, *(f"  {name:<10} {value}" for name, value in lines.items())])
-
-
-def _flops(dtype: str) -> float:
-    """Operations per second of this machine in a matrix product, measured for a moment; half of it is reached."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.randn(1024, 1024, dtype=getattr(torch, dtype), device=device)
-    rounds, started = 0, time.perf_counter()
-    while time.perf_counter() - started < 0.3:
-        (a @ a)[0, 0].item()
-        rounds += 1
-    return rounds * 2 * 1024**3 / (time.perf_counter() - started) / 2
 
 
 def _duration(seconds: float) -> str:

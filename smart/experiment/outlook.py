@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from smart.experiment.estimate import TOKENS, Estimate, estimate
+from smart.experiment.estimate import TOKENS, Estimate, Texts, estimate
 from smart.experiment.grid import heading, shown
 from smart.experiment.stages import FOLDERS, Cell, Run, Study
 from smart.experiment.states import Ledger, State, manifest_of
+from smart.runtime.speed import A100, Speed
 
 _MARK = {State.DONE: "x", State.WAITING: " ", State.FAILED: "!", State.INFEASIBLE: "-", State.STOPPED: "-"}
 
 
-def outlook(study: Study, ledger: Ledger, infeasible: Mapping[str, str]) -> str:
+@dataclass(frozen=True)
+class Basis:
+    """What estimates rest on."""
+
+    texts: Mapping[str, Texts] = field(default_factory=dict)
+    """Id of a run → the rows that it reads, where they are known."""
+    speed: Speed = A100
+    gpu: bool = False
+    """Whether `speed` is that of a GPU here."""
+
+    def sentence(self) -> str:
+        where = "as on this GPU" if self.gpu else "on one A100"
+        lengths = "real lengths of rows where they are known" if self.texts else "no rows are known yet"
+        return (
+            f"One run after the other. Estimates, good for a factor of two or so: time by {self.speed.name};"
+            f" GPU-hours {where}; {lengths}, else {TOKENS} tokens a row."
+        )
+
+
+def outlook(study: Study, ledger: Ledger, infeasible: Mapping[str, str], basis: Basis | None = None) -> str:
     """A page of text.
 
     Args:
         infeasible: id of a selection → why its tasks cannot give its budget.
+        basis: of estimates; None: one A100, and no rows known.
     """
+    basis = basis or Basis()
     states = known_states(study, ledger, infeasible)
     cells = [_cell_state(cell, states) for cell in study.cells]
     counts = ", ".join(f"{cells.count(state)} {state}" for state in State if state in cells)
@@ -33,7 +55,7 @@ def outlook(study: Study, ledger: Ledger, infeasible: Mapping[str, str]) -> str:
     for run in study.runs:
         if run.source is None:
             lines += _branch(study, run, states, infeasible, 0)
-    lines += ["", "x done, ! failed, - infeasible, or after one that is", "", *_costs(study, states)]
+    lines += ["", "x done, ! failed, - infeasible, or after one that is", "", *_costs(study, states, basis)]
     lines += [f"  {run.id}: {why}" for run in study.runs if (why := infeasible.get(run.id))]
     return "\n".join(lines)
 
@@ -95,33 +117,35 @@ class Cost:
 
     left: int
     seconds: float | None
-    """Of all that is left; None where it cannot be told."""
+    """Of all that is left, here; None where it cannot be told."""
+    gpu_seconds: float | None
     bytes: float | None
     measured: bool
     """From the runs of this study that are done; otherwise by estimate()."""
 
 
-def costs(study: Study, states: Mapping[str, State]) -> dict[str, Cost]:
+def costs(study: Study, states: Mapping[str, State], basis: Basis) -> dict[str, Cost]:
     """Of each stage."""
     found = {}
     for stage in FOLDERS:
         runs = [run for run in study.runs if run.stage == stage]
         done = [run for run in runs if states[run.id] is State.DONE]
         left = [run for run in runs if states[run.id] in (State.WAITING, State.FAILED)]
+        here, there = ([_guess(study, run, basis, speed) for run in left] for speed in (basis.speed, A100))
+        seconds, size = _total([guess.seconds for guess in here]), _total([guess.bytes for guess in here])
         if done:
             seconds = float(np.mean([_seconds(run) for run in done])) * len(left)
-            sizes = float(np.mean([_size(run.folder) for run in done])) * len(left)
-            found[stage] = Cost(len(left), seconds, sizes, True)
-        else:
-            guesses = [_guess(study, run) for run in left]
-            times, bytes_ = [g.seconds for g in guesses], [g.bytes for g in guesses]
-            found[stage] = Cost(len(left), _total(times), _total(bytes_), False)
+            size = float(np.mean([_size(run.folder) for run in done])) * len(left)
+        gpu_seconds = seconds if basis.gpu else _total([guess.seconds for guess in there])
+        found[stage] = Cost(
+            len(left), seconds, 0.0 if stage == "select" else gpu_seconds, size, measured=bool(done)
+        )
     return found
 
 
-def _guess(study: Study, run: Run) -> Estimate:
+def _guess(study: Study, run: Run, basis: Basis, speed: Speed) -> Estimate:
     source = study.configs[run.source.id] if run.source else None
-    return estimate(run.stage, study.configs[run.id], source)
+    return estimate(run.stage, study.configs[run.id], source, speed, basis.texts.get(run.id))
 
 
 def _total(values: list[float | None]) -> float | None:
@@ -140,20 +164,17 @@ def _seconds(run: Run) -> float:
     return float(seconds)
 
 
-def _costs(study: Study, states: Mapping[str, State]) -> list[str]:
+def _costs(study: Study, states: Mapping[str, State], basis: Basis) -> list[str]:
     lines = [f"  {'stage':<10}{'left':>6}{'time':>12}{'GPU-hours':>11}{'disk':>12}"]
-    for stage, cost in costs(study, states).items():
-        time, hours, disk = "?", "?", "?"
-        if cost.seconds is not None:
-            time, hours = _time(cost.seconds), f"{cost.seconds / 3600:.2f}"
-        if cost.bytes is not None:
-            disk = f"{cost.bytes / 1e6:,.0f} MB"
-        hours = "0" if stage == "select" else hours
-        basis = "as measured here" if cost.measured else "estimate"
+    for stage, cost in costs(study, states, basis).items():
+        time = "?" if cost.seconds is None else _time(cost.seconds)
+        hours = "?" if cost.gpu_seconds is None else f"{cost.gpu_seconds / 3600:.2f}"
+        disk = "?" if cost.bytes is None else f"{cost.bytes / 1e6:,.1f} MB"
+        known = "as measured here" if cost.measured else "estimate"
         lines.append(
-            f"  {stage:<10}{cost.left:>6}{time:>12}{hours:>11}{disk:>12}  {basis if cost.left else ''}"
+            f"  {stage:<10}{cost.left:>6}{time:>12}{hours:>11}{disk:>12}  {known if cost.left else ''}"
         )
-    return [*lines, f"  One run after the other; estimates are for one A100 and rows of {TOKENS} tokens."]
+    return [*lines, f"  {basis.sentence()}"]
 
 
 def _time(seconds: float) -> str:

@@ -153,6 +153,13 @@ def test_case_and_punctuation_do_not_count_in_exact_match():
     assert score_text({"references": ["No", "Yes, it is."]}, [" yes it is\n"])["exact_match"] == 1
 
 
+def test_scoring_says_nothing_for_each_answer(caplog):
+    with caplog.at_level("INFO"):
+        for number in range(3):
+            score_text({"references": ["it is"]}, [f"it is {number}"])
+    assert caplog.text == ""
+
+
 def test_long_answers_weigh_more_in_the_loss():
     assert per_token([(2.0, 1), (2.0, 3)]) == 1.0
 

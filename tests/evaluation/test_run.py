@@ -266,6 +266,8 @@ def test_missing_data_say_how_to_get_them(model, tmp_path, cache, benchmarks):
         score(make_request(model, only_bbh, cache), tmp_path / "scores")
     with pytest.raises(UserError, match="holds none of"):
         score(make_request(model, tmp_path, cache), tmp_path / "scores")
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        score(make_request(model, tmp_path / "nowhere", cache), tmp_path / "scores")
 
 
 def test_shots_are_set_only_where_they_are_open(model, benchmarks, cache, tmp_path):

@@ -62,6 +62,8 @@ def compose(stage: str, overrides: tuple[str, ...]) -> Composed:
     if stage == "train" or "model" in given:
         name = given.get("model", "tiny_llama")
         config["model"] = {"name": name, "context": 2048 if name == "falcon_7b" else None}
+    if stage == "evaluate":
+        config["suite"] = {"name": given.get("suite", "paper"), "tasks": ["mmlu_anatomy"]}
     choices = {**choices, **{k: v for k, v in given.items() if k in (*choices, "model")}}
     return Composed(config, choices, drawn=stage == "select" and choices["strategy"] != "smart")
 

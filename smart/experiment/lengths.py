@@ -1,0 +1,95 @@
+"""How long rows are, for estimates: by the model's own tokenizer where it lies on this machine, else by characters."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from smart.experiment.estimate import Texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SAMPLE = 400
+"""Rows whose tokens are counted."""
+_CHARACTERS = 4
+"""Of a token, where no tokenizer is here; ordinary for English."""
+
+
+def mixture_texts(folder: Path, model: Mapping[str, Any]) -> Texts:
+    """Rows that a finished selection left for training."""
+    rows = pq.read_table(folder / "train.parquet", columns=["prompt", "response"])
+    tokens, _ = _tokens(rows["prompt"], rows["response"], model)
+    return Texts([len(rows)], float(tokens.mean()))
+
+
+def heldout_texts(rows: pa.Table, model: Mapping[str, Any]) -> Texts:
+    """Rows of unseen tasks, in the columns inputs, targets, task_name."""
+    tokens, answers = _tokens(rows["inputs"], rows["targets"], model)
+    rate = answers.sum() / max(1, sum(len(text) for text in _sampled(rows["targets"])))  # tokens a character
+    longest: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for task, text in zip(rows["task_name"].to_pylist(), rows["targets"].to_pylist(), strict=True):
+        sizes[task] = sizes.get(task, 0) + 1
+        longest[task] = max(longest.get(task, 0), len(text))
+    found = [min(256.0, 1 + length * float(rate)) for length in longest.values()]
+    return Texts(list(sizes.values()), float(tokens.mean()), found)
+
+
+def _sampled(column: pa.ChunkedArray) -> list[str]:
+    places = np.unique(np.linspace(0, len(column) - 1, min(_SAMPLE, len(column))).astype(int))
+    return [str(text) for text in column.take(pa.array(places)).to_pylist()]
+
+
+def _tokens(
+    prompts: pa.ChunkedArray, answers: pa.ChunkedArray, model: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of sampled rows: tokens of all, and of the answer; float (rows,) each."""
+    asked, said = _sampled(prompts), _sampled(answers)
+    counted = _by_tokenizer(asked, said, model) if _is_here(model) else None
+    if counted is None:
+        of_answers = np.array([len(text) / _CHARACTERS + 1 for text in said])
+        return of_answers + np.array([len(text) / _CHARACTERS for text in asked]), of_answers
+    return counted
+
+
+def _is_here(model: Mapping[str, Any]) -> bool:
+    """Whether the tokenizer can be had without asking the hub."""
+    name, package = str(model.get("name", "")), model.get("gguf_package")
+    if name.startswith("tiny_") or Path(name).is_dir():
+        return True
+    return bool(package and importlib.util.find_spec(str(package)) and importlib.util.find_spec("gguf"))
+
+
+def _by_tokenizer(
+    prompts: Sequence[str], answers: Sequence[str], model: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    from smart.config import UserError
+    from smart.model import encode
+
+    try:
+        tokenizer = _tokenizer(model, (*prompts, *answers))
+    except UserError:
+        return None
+    rows = [row for row in encode(tokenizer, prompts, answers) if row is not None]
+    of_answers = np.array([len(row.response) for row in rows], float)
+    return of_answers + np.array([len(row.prompt) for row in rows]), of_answers
+
+
+def _tokenizer(model: Mapping[str, Any], texts: tuple[str, ...]) -> PreTrainedTokenizerBase:
+    known = {name: model[name] for name in ("name", "eos_token", "gguf_package") if model.get(name)}
+    return _load(tuple(known.items()), texts if model["name"].startswith("tiny_") else ())
+
+
+@cache
+def _load(model: tuple[tuple[str, Any], ...], texts: tuple[str, ...]) -> PreTrainedTokenizerBase:
+    from smart.model import ModelOptions, find_base, load_tokenizer
+
+    return load_tokenizer(find_base(ModelOptions(**dict(model))), lambda: list(texts))

@@ -38,7 +38,7 @@ def run_command(name: str, task: Callable[[Any], Path | None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands every error up to us instead of printing it
     job = _Job(name, task)
     # argparse takes flags before the overrides only; people type -m wherever it comes to mind.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN)
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not _is_flag(argument))
     try:
         _refuse_one_output_for_many(sys.argv[1:])
         try:
@@ -56,6 +56,10 @@ def run_command(name: str, task: Callable[[Any], Path | None]) -> None:
         _stop(f"{name}: {message}", 1)
     if failed:
         sys.exit(1)
+
+
+def _is_flag(argument: str) -> bool:
+    return argument in MULTIRUN or (argument.startswith("--") and "=" in argument)
 
 
 @dataclass

@@ -206,11 +206,13 @@ def _starter(runner: Runner) -> Callable[[Sequence[Run]], None]:
     if not launcher:
         return one_after_the_other(runner, print)
     task = list(hydra.overrides.task)
+    # A folder of the user's own grids has to be known there, too.
+    own = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
 
     def start(runs: Sequence[Run]) -> None:
         program = [sys.executable, "-c", "from smart.commands.reproduce import main; main()"]
         which = f"run={','.join(run.id for run in runs)}"
-        subprocess.run([*program, "-m", *launcher, *task, which], check=False)
+        subprocess.run([*program, *own, "-m", *launcher, *task, which], check=False)
 
     return start
 

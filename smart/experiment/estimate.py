@@ -14,6 +14,8 @@ TOKENS = 400
 """Of a row, where its text is not there yet."""
 _PADDING = 1.1
 """Rows of a micro-batch are of like length."""
+_BESIDE = 1.6
+"""Adapters, dropout, casts and the loss take time beside the products with the weights."""
 _START_STEP = 1
 """Steps' worth of time that the first one takes besides."""
 _LORA = 0.0228 / 64
@@ -140,7 +142,8 @@ def _training(
     passes = 2 + full + bool(tuning.get("checkpoint_activations", True))
     calls = passes * (examples + _START_STEP * batch) / float(config.get("micro_batch_size") or 8)
     unpacked = parameters * speed.unpack if tuning.get("method") == "qlora" else 0.0
-    learning = passes * speed.reading(parameters, _PADDING * tokens * (examples + _START_STEP * batch))
+    learnt = _PADDING * tokens * (examples + _START_STEP * batch)
+    learning = _BESIDE * passes * speed.reading(parameters, learnt)
     checked = 2 * speed.reading(parameters, tokens * float(source.get("validation_rows") or 0))
     seconds = speed.start + learning + checked + calls * (unpacked + speed.call)
     return Estimate(seconds, size)

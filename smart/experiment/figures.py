@@ -70,12 +70,16 @@ def _svg(figure: Figure, name: str) -> str:
     return text.getvalue()
 
 
-def _panels(metrics: Sequence[Metric], height: float = 3.6) -> tuple[Figure, list[Axes]]:
+def _panels(
+    metrics: Sequence[Metric], height: float = 3.6, same_rows: bool = False
+) -> tuple[Figure, list[Axes]]:
     from matplotlib import pyplot
 
     columns = min(2, len(metrics))
     lines = -(-len(metrics) // columns)
-    figure, axes = pyplot.subplots(lines, columns, figsize=(5.2 * columns, height * lines), squeeze=False)
+    figure, axes = pyplot.subplots(
+        lines, columns, figsize=(5.2 * columns, height * lines), squeeze=False, sharey=same_rows
+    )
     flat = list(axes.ravel())
     for unused in flat[len(metrics) :]:
         unused.set_visible(False)
@@ -83,14 +87,14 @@ def _panels(metrics: Sequence[Metric], height: float = 3.6) -> tuple[Figure, lis
 
 
 def _title(metric: Metric) -> str:
-    return metric.title + (" (less is better)" if metric.sign < 0 else "")
+    return metric.title + ("\n(less is better)" if metric.sign < 0 else "")
 
 
 def _scores(table: Table) -> Figure | None:
     rows = [row for row in table.rows if any(row.entries)]
     if not rows or len(rows) > 30:
         return None
-    figure, panels = _panels(table.metrics, 0.9 + 0.42 * len(rows))
+    figure, panels = _panels(table.metrics, 0.9 + 0.42 * len(rows), same_rows=True)
     for column, (axes, metric) in enumerate(zip(panels, table.metrics, strict=False)):
         for place, row in enumerate(rows):
             entry = row.entries[column]

@@ -73,7 +73,7 @@ def measure(dtype: str) -> Speed:
         bandwidth=reads * tall.numel() * tall.element_size(),
         call=0.02 if device == "cuda" else 0.03,
         unpack=1e-11 if device == "cuda" else 1e-9,
-        start=30 if device == "cuda" else 12,
+        start=30 if device == "cuda" else 15,
     )
 
 

@@ -17,6 +17,7 @@ from smart.config import conf_dir
 from smart.experiment.grid import Grid
 from smart.experiment.stages import build
 from tests.commands.conftest import Done
+from tests.experiment.examples import fakes, scores
 
 TABLES = sorted(path.stem for path in (conf_dir() / "table").glob("*.yaml"))
 TINY = [
@@ -114,6 +115,116 @@ def test_mistakes_are_told_before_any_work(
     assert said in done.err
     assert "Traceback" not in done.said
     assert not (tmp_path / "outputs" / "mixtures").exists()
+
+
+MINE = """\
+# @package _global_
+# python reproduce.py --config-dir=FOLDER table=mine
+title: My own study
+grid:
+  select.strategy: [smart, equal]
+  select.budget: [60, 120]
+  train.epochs: 1
+  evaluate.suite: smoke
+seeds: [1, 2, 3]
+baseline: {select.strategy: equal}
+base_model: false
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments for a user's own grid; its stages are fakes, which hand on files made by hand."""
+    from smart.experiment import execute
+
+    (tmp_path / "grids" / "table").mkdir(parents=True)
+    (tmp_path / "grids" / "table" / "mine.yaml").write_text(MINE)
+    scores(tmp_path / "made-evaluate", 0.5, 1, items=30)
+    (tmp_path / "made-select").mkdir()
+    head = "submixture,task_name,order,gain,weight,size,budget"
+    lines = [f"a,task{n},{n},{3 - n},0.5,{n + 5},{n + 1}" for n in range(3)]
+    (tmp_path / "made-select" / "tasks.csv").write_text("\n".join([head, *lines]) + "\n")
+    monkeypatch.setenv("TRAPS", str(tmp_path))
+    monkeypatch.setattr(execute, "PROGRAMS", fakes(tmp_path))
+    return [f"--config-dir={tmp_path / 'grids'}", "table=mine"]
+
+
+def test_a_users_own_grid_is_one_yaml_of_a_dozen_lines(
+    reproduce: Callable[..., Done], own: list[str], tmp_path: Path
+) -> None:
+    done = reproduce(*own)
+    assert done.code == 0, done.said
+    folder = tmp_path / "outputs/tables/mine"
+    assert {"table.md", "table.tex", "table.csv", "report.html", "figures", "manifest.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert "# My own study" in (folder / "table.md").read_text()
+    assert f"Report: {(folder / 'report.html').as_uri()}" in done.out
+    assert len(MINE.splitlines()) <= 12
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [cell["state"] for cell in manifest["cells"]] == ["done"] * 12
+
+
+def test_table_and_figures_go_to_a_summary_run_of_the_grids_group(
+    reproduce: Callable[..., Done], own: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from contextlib import contextmanager
+
+    from smart.runtime import tracking
+
+    seen: dict[str, object] = {}
+
+    class Recorder(tracking.Run):
+        def table(self, name: str, columns: object, rows: object) -> None:
+            seen[name] = columns, rows
+
+        def figures(self, folder: Path) -> None:
+            seen["figures"] = sorted(path.stem for path in folder.glob("*.png"))
+
+    @contextmanager
+    def track(tracker: tracking.Tracker, **about: object):  # type: ignore[no-untyped-def]
+        seen.update(about, group=tracker.group)
+        yield Recorder()
+
+    monkeypatch.setattr(tracking, "track", track)
+    assert reproduce(*own).code == 0
+    assert (seen["job_type"], seen["group"]) == ("table", "mine")
+    columns, rows = seen["scores"]  # type: ignore[misc]
+    assert columns[:2] == ["budget", "strategy"]
+    assert len(rows) == 4
+    assert {"scores", "budget", "gains"} <= set(seen["figures"])  # type: ignore[call-overload]
+    calls = (tmp_path / "arguments").read_text().splitlines()
+    assert all("tracker.group=mine" in call for call in calls), "each stage is a run of the group"
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm"])
+def test_launchers_compose(launcher: str) -> None:
+    pytest.importorskip("submitit" if "submitit" in launcher else "joblib")
+    from hydra import compose as compose_config
+    from hydra import initialize_config_dir
+
+    chosen = ["table=main", f"hydra/launcher={launcher}"]
+    chosen += ["hydra.launcher.gpus_per_node=1"] if launcher == "submitit_slurm" else []
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose_config("reproduce", chosen, return_hydra_config=True)
+    assert launcher.split("_")[-1] in str(config.hydra.launcher._target_).lower()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("launcher", [["joblib", "hydra.launcher.n_jobs=2"], ["submitit_local"]])
+def test_runs_go_through_a_launcher(
+    reproduce: Callable[..., Done], tmp_path: Path, launcher: list[str]
+) -> None:
+    pytest.importorskip(launcher[0].split("_")[0])
+    own = tmp_path / "grids" / "table"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text(MINE)
+    grid = [f"--config-dir={own.parent}", "table=mine", "select.budget=60", "seeds=[1]"]
+    grid += ["train.max_steps=1", f"evaluate.suite.collection={heldout(tmp_path / 'unseen.parquet')}"]
+    done = reproduce(*grid, f"hydra/launcher={launcher[0]}", *launcher[1:])
+    assert done.code == 0, done.said
+    manifest = json.loads((tmp_path / "outputs/tables/mine/manifest.json").read_text())
+    assert [cell["state"] for cell in manifest["cells"]] == ["done"] * 2
 
 
 def heldout(path: Path) -> Path:

@@ -23,12 +23,14 @@ SETTINGS: dict[str, Any] = {
 }
 
 FAKE = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, shutil, sys, time
 stage, *arguments = sys.argv[1:]
 given = dict(argument.split("=", 1) for argument in arguments)
 trap = pathlib.Path(os.environ["TRAPS"])
 with (trap / "calls").open("a") as file:
     file.write(f"{stage} {pathlib.Path(given['output']).name}\\n")
+with (trap / "arguments").open("a") as file:
+    file.write(" ".join([stage, *arguments]) + "\\n")
 for word in (trap / "fail").read_text().split() if (trap / "fail").exists() else []:
     if word in given["output"]:
         sys.exit((trap / "said").read_text() if (trap / "said").exists() else "cannot do it")
@@ -37,6 +39,8 @@ if (trap / "slow").exists() and stage == (trap / "slow").read_text():
     time.sleep(60)
 folder = pathlib.Path(given["output"])
 folder.mkdir(parents=True, exist_ok=True)
+if (trap / f"made-{stage}").exists():
+    shutil.copytree(trap / f"made-{stage}", folder, dirs_exist_ok=True)
 source = given.get("mixture") or given.get("adapter")
 before = json.loads((pathlib.Path(source) / "manifest.json").read_text())["key"] if source else None
 manifest = {"key": f"{folder.name} of {before}", "seconds": 1.5}

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LONGEST_ANSWER = 256
 """Tokens; the longest reference of a task decides, up to so many."""
-_VERSION = "1"
+_VERSION = "2"
 _KINDS: dict[str, dict[str, Any]] = {
     "heldout_text": {
         "output_type": "generate_until",
@@ -152,7 +152,8 @@ def _task(group: str, task: str, rows: list[dict[str, Any]], data: Path) -> dict
         content["doc_to_choice"] = kind["doc_to_choice"]
     if group == "heldout_text":
         longest = min(LONGEST_ANSWER, max(row["tokens"] for row in rows))
-        content["generation_kwargs"] = {"until": ["\n\n"], "max_gen_toks": longest, "do_sample": False}
+        # No stop at a blank line: a model that begins with one would have given no answer at all.
+        content["generation_kwargs"] = {"until": [], "max_gen_toks": longest, "do_sample": False}
     return content
 
 
@@ -163,9 +164,14 @@ def _write_yaml(folder: Path, name: str, content: dict[str, Any]) -> None:
 
 
 def score_text(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Against the best of the references; as in Super-NaturalInstructions, case and punctuation do not count."""
-    answer = results[0].strip()
+    """Against the best of the references; as in Super-NaturalInstructions, case and punctuation do not count.
+
+    The answer is the first paragraph that is not empty, unless a reference itself has several.
+    """
     references = doc["references"]
+    answer = results[0].strip()
+    if not any("\n\n" in reference.strip() for reference in references):
+        answer = answer.partition("\n\n")[0]
     return {
         "exact_match": float(any(_plain(answer) == _plain(reference) for reference in references)),
         "rougeL": max(_rouge(reference, answer) for reference in references),

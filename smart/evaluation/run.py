@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from smart.evaluation.answers import Processes
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same request gives other scores."""
 
 THEIRS = ("results", "groups", "versions", "n-shot", "n-samples", "configs")

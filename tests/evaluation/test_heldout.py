@@ -181,3 +181,8 @@ def test_rows_without_options_make_no_options_task(collection, model, tmp_path):
     folder = write_tasks(collection, AutoTokenizer.from_pretrained(model), tmp_path)
     kinds = Counter(file.stem.rsplit("_task", 1)[0] for file in folder.glob("heldout_*_task*.yaml"))
     assert kinds == {"heldout_text": 3, "heldout_loss": 3, "heldout_options": 1}
+
+
+def test_the_answer_is_the_first_paragraph_that_is_not_empty():
+    assert score_text({"references": ["five"]}, ["\n\nfive\n\nSo it is."])["exact_match"] == 1
+    assert score_text({"references": ["one\n\ntwo"]}, [" one\n\ntwo"])["exact_match"] == 1

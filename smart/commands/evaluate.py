@@ -75,11 +75,12 @@ def _read(plain: dict[str, Any]) -> tuple[Request, Tracker]:
     for key in ("limit", "max_length"):
         if plain[key] is not None and (not isinstance(plain[key], int) or plain[key] < 1):
             problems.add(key, plain[key], "must be a whole number, at least 1", "leave it null for all")
-    problems.raise_if_any()
     model = None
     if plain["model"]:
         targets = plain["model"]["lora_targets"]
         model = ModelOptions(**{**plain["model"], "lora_targets": tuple(targets) if targets else None})
+        model.validate(problems)
+    problems.raise_if_any()
     request = Request(
         subject=find_subject(model, Path(plain["adapter"]) if plain["adapter"] else None, precision),
         suite=suite,

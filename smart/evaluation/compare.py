@@ -69,9 +69,12 @@ class Row:
 
     def sentence(self, runs: bool) -> str:
         what, interval = self.difference, self.difference.interval
-        of = "the groups of runs" if runs else "the models"
+        # The bounds point where the sentence does: first minus second, unless it calls the second one higher.
+        low, high = interval.low, interval.high
+        if not self.inside_noise and interval.value < 0:
+            low, high = -high, -low
         evidence = (
-            f"95 % interval {interval.low:+.4f} to {interval.high:+.4f}; {what.test} p = {what.p:.3g}, after Holm"
+            f"95 % interval {low:+.4f} to {high:+.4f}; {what.test} p = {what.p:.3g}, after Holm"
             f" {self.adjusted:.3g}"
         )
         turned = "" if what.gained is None else f"; {what.gained + (what.lost or 0)} decisions differ"

@@ -33,7 +33,9 @@ class Suite:
     """Items of each task; the command's `limit` wins."""
 
     def validate(self, problems: Problems) -> None:
-        if not self.tasks and not self.collection:
+        if isinstance(self.tasks, str):
+            problems.add("suite.tasks", self.tasks, "must be a list", f"suite.tasks=[{self.tasks}]")
+        elif not self.tasks and not self.collection:
             problems.add(
                 "suite.tasks",
                 list(self.tasks),

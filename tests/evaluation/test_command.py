@@ -117,6 +117,11 @@ def test_a_plan_writes_nothing_but_its_caches(run, adapter):
             "3 values of the configuration are wrong",
         ),
         ([], "name one (model=mistral_7b), or an adapter=FOLDER"),
+        (
+            ["model=tiny_llama", "suite.tasks=mmlu_anatomy"],
+            "must be a list; suite.tasks=[mmlu_anatomy]",
+        ),
+        (["model=auto"], "must be a hub name or a folder"),
         (["adapter=nothing"], "adapter=nothing: no such folder"),
         (["model=tiny_llama", "batch_size=auto"], "batch_size=auto: needs a GPU"),
         (["suite=heldout", "suite.tasks=[]", "model=tiny_llama"], "give suite.collection=FILE.parquet"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,12 @@ def test_scores_of_other_items_are_not_compared(tmp_path):
             compare([a, other], None, tmp_path / name, 23)
     with pytest.raises(UserError, match="holds no scores"):
         compare([a, str(tmp_path / "nothing")], None, tmp_path, 23)
+
+
+def test_the_interval_points_where_the_sentence_does(tmp_path):
+    low, high = write(tmp_path / "a", answers(1, 0.5)), write(tmp_path / "b", answers(0, 0.8))
+    _, text = compare([low, high], tmp_path / "out", tmp_path, 23)
+    said = re.search(r"b scores ([\d.]+) higher than a \(95 % interval ([+-][\d.]+) to ([+-][\d.]+)", text)
+    assert said, text
+    value, least, most = map(float, said.groups())
+    assert 0 < least < value < most

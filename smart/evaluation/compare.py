@@ -69,6 +69,7 @@ class Row:
 
     def sentence(self, runs: bool) -> str:
         what, interval = self.difference, self.difference.interval
+        of = "the groups of runs" if runs else "the models"
         # The bounds point where the sentence does: first minus second, unless it calls the second one higher.
         low, high = interval.low, interval.high
         if not self.inside_noise and interval.value < 0:

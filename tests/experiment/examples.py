@@ -30,7 +30,7 @@ trap = pathlib.Path(os.environ["TRAPS"])
 with (trap / "calls").open("a") as file:
     file.write(f"{stage} {pathlib.Path(given['output']).name}\\n")
 with (trap / "arguments").open("a") as file:
-    file.write(" ".join([stage, *arguments]) + "\\n")
+    file.write(" ".join([stage, *arguments, os.environ.get("HYDRA_FULL_ERROR", "")]) + "\\n")
 for word in (trap / "fail").read_text().split() if (trap / "fail").exists() else []:
     if word in given["output"]:
         sys.exit((trap / "said").read_text() if (trap / "said").exists() else "cannot do it")

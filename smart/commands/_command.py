@@ -22,6 +22,7 @@ from smart.config import UserError, conf_dir, nearest
 from smart.runtime.files import write_atomic
 
 RESULT = "result.json"
+FULL_ERROR = "HYDRA_FULL_ERROR"
 MULTIRUN = ("-m", "--multirun")
 log = logging.getLogger(__name__)
 
@@ -34,15 +35,15 @@ def run_command(name: str, task: Callable[[Any], Path | None]) -> None:
     """
     import hydra
 
-    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands every error up to us instead of printing it
-    job = _Job(name, task)
+    asked = os.environ.get(FULL_ERROR)
+    job = _Job(name, task, asked)
     # argparse takes flags before the overrides only; people type -m wherever it comes to mind.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not _is_flag(argument))
     try:
         _refuse_one_output_for_many(sys.argv[1:])
         try:
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+            with _full_error("1"):  # Hydra then hands every error up to us instead of printing it
+                hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
         finally:
             failed = _report_sweep()
         if job.failure is not None:
@@ -51,11 +52,29 @@ def run_command(name: str, task: Callable[[Any], Path | None]) -> None:
         _stop(f"{name}: interrupted. What was finished is kept; the same command goes on from there.", 130)
     except Exception as error:
         message = explain(error)
-        if show_traceback or message is None:
+        if asked == "1" or message is None:
             raise
         _stop(f"{name}: {message}", 1)
     if failed:
         sys.exit(1)
+
+
+@contextmanager
+def _full_error(value: str | None) -> Iterator[None]:
+    """HYDRA_FULL_ERROR is `value` inside (None: unset), and as it was afterwards."""
+    before = os.environ.get(FULL_ERROR)
+    try:
+        _set_full_error(value)
+        yield
+    finally:
+        _set_full_error(before)
+
+
+def _set_full_error(value: str | None) -> None:
+    if value is None:
+        os.environ.pop(FULL_ERROR, None)
+    else:
+        os.environ[FULL_ERROR] = value
 
 
 def _is_flag(argument: str) -> bool:
@@ -68,6 +87,8 @@ class _Job:
 
     name: str
     task: Callable[[Any], Path | None]
+    full_error: str | None
+    """HYDRA_FULL_ERROR as the user had it: what a job starts in turn must not take ours for it."""
     failure: Exception | None = None
 
     def __post_init__(self) -> None:
@@ -77,7 +98,7 @@ class _Job:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        with captured_log() as text:
+        with captured_log() as text, _full_error(self.full_error):
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 note = self._run_in_sweep(config)
                 note["overrides"] = list(HydraConfig.get().overrides.task)

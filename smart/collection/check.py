@@ -53,13 +53,18 @@ def _short(value: object) -> str:
 
 
 def fault_where(
-    column: str, what: str, mask: np.ndarray, values: pa.ChunkedArray | None = None
+    column: str,
+    what: str,
+    mask: np.ndarray,
+    values: pa.ChunkedArray | None = None,
+    expected: bool = False,
 ) -> Iterator[Fault]:
     """A Fault if `mask` (bool, (n,)) holds anywhere, with the first values there."""
     rows = np.flatnonzero(mask)
     if len(rows):
         first = rows[:_SHOWN_ROWS].tolist()
-        yield Fault(column, what, rows, {} if values is None else {row: values[row].as_py() for row in first})
+        shown = {} if values is None else {row: values[row].as_py() for row in first}
+        yield Fault(column, what, rows, shown, expected)
 
 
 @dataclass(frozen=True)

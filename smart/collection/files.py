@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smart.collection.check import Part
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from smart.collection.check import Fault, Part, fault_where, is_text
 from smart.collection.loading import HeldOut, Reading, Source
 from smart.collection.messages import from_messages
-from smart.collection.readers import KNOWN, SUFFIXES, read_columns, suffix_of
+from smart.collection.readers import KNOWN, SUFFIXES, Columns, read_columns, suffix_of
 from smart.config import ConfigError, Problems, UserError, nearest
 from smart.runtime.files import hash_file
 
@@ -28,8 +32,10 @@ class Files(Source):
 
     path: str | Sequence[str] | None = None
     """A file, a glob (with ** too), or a list of them."""
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] | None = None
     """What the files call our columns, e.g. {inputs: question, targets: answer}."""
+    exclude: Mapping[str, Sequence[str]] | None = None
+    """Rows to leave out: a column of text of the files, and globs of its values, e.g. {task_name: ["wic_*"]}."""
     submixture: str = "files"
     """The submixture of files without such a column."""
     validation: str | int | Sequence[str] | None = None
@@ -39,12 +45,15 @@ class Files(Source):
 
     def validate(self, problems: Problems) -> None:
         super().validate(problems)
-        given = self.columns if self.has_mapping("columns", "{inputs: question}", problems) else {}
-        for ours, theirs in given.items():
+        given, exclude = self.columns or {}, self.exclude or {}
+        for ours, theirs in given.items() if self._is_mapping("columns", problems) else ():
             if ours not in KNOWN:
                 problems.add(
                     f"collection.columns.{ours}", theirs, "is no column of ours", nearest(ours, KNOWN)
                 )
+        for column, globs in exclude.items() if self._is_mapping("exclude", problems) else ():
+            if isinstance(globs, str) or not all(isinstance(one, str) for one in globs):
+                problems.add(f"collection.exclude.{column}", globs, "must be a list of texts")
         _check_paths("collection.path", self.path, problems)
         try:
             if self.validation is not None and HeldOut.of(self.validation, self.seed) is None:
@@ -52,30 +61,58 @@ class Files(Source):
         except ConfigError as error:
             problems.found.append(str(error))
 
+    def _is_mapping(self, key: str, problems: Problems) -> bool:
+        """Whether an option is what it must be where it is given."""
+        examples = {"columns": "{inputs: question}", "exclude": "{task_name: [copa, wic_*]}"}
+        return getattr(self, key) is None or self.has_mapping(key, examples[key], problems)
+
     def read(self, cache: Path | None = None) -> Reading:
         held_out = HeldOut.of(self.validation, self.seed)
         paths = find(self.path)
         apart = [] if held_out else find(self.validation)
         if both := set(map(os.path.abspath, paths)) & set(map(os.path.abspath, apart)):
             raise UserError(f"collection.validation={self.validation}: {min(both)} is in collection.path too")
+        matched: set[tuple[str, str]] = set()
+        train, validation = self._parts(paths, matched), self._parts(apart, matched)
+        for column, globs in (self.exclude or {}).items():
+            if idle := [one for one in globs if (column, one) not in matched]:
+                raise UserError(
+                    f"collection.exclude.{column}={idle[0]}: no row of any file has such a value; mend it, or take"
+                    " it out"
+                )
         return Reading(
             name=_stem(paths),
-            train=self._parts(paths),
+            train=train,
             origin={"kind": "files", "files": [_record(path) for path in [*paths, *apart]]},
-            validation=self._parts(apart) if apart else None,
+            validation=validation or None,
             held_out=held_out,
         )
 
-    def _parts(self, paths: Sequence[str]) -> list[Part]:
-        return [self._part(path, task) for path, task in zip(paths, task_names(paths), strict=True)]
+    def _parts(self, paths: Sequence[str], matched: set[tuple[str, str]]) -> list[Part]:
+        return [self._part(path, task, matched) for path, task in zip(paths, task_names(paths), strict=True)]
 
-    def _part(self, path: str, task: str) -> Part:
-        columns, faults = read_columns(path, self.columns)
+    def _part(self, path: str, task: str, matched: set[tuple[str, str]]) -> Part:
+        """One file; the globs of `exclude` that match in it are added to `matched`."""
+        others = [name for name in self.exclude or {} if name not in KNOWN]
+        columns, faults = read_columns(path, self.columns or {}, others)
+        faults += list(self._excluded(columns, matched))
         if "messages" in columns:
             columns["inputs"], columns["targets"], more = from_messages(columns["messages"])
             faults += more
         defaults = {"submixture": self.submixture, "task_name": task, "template_type": "zs_noopt"}
         return Part.of(path, {**defaults, **columns}, faults)
+
+    def _excluded(self, columns: Columns, matched: set[tuple[str, str]]) -> Iterator[Fault]:
+        for name, globs in (self.exclude or {}).items():
+            if name not in columns or not is_text(columns[name].type):
+                continue
+            values = columns[name].cast(pa.string())
+            there = [value for value in pc.unique(values).to_pylist() if value is not None]
+            for one in globs:
+                if found := fnmatch.filter(there, one):
+                    matched.add((name, one))
+                    mask = pc.fill_null(pc.is_in(values, pa.array(found)), False).to_numpy()
+                    yield from fault_where(name, f"excluded as {one}", mask, expected=True)
 
 
 def find(paths: Any) -> list[str]:

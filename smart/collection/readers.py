@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,16 +31,19 @@ _NAMES = {"inputs": ("inputs", "prompt"), "targets": ("targets", "response")}
 _BLOCK_BYTES = 1 << 24  # the longest row that Arrow's CSV and JSON readers take
 
 
-def read_columns(path: str, renamed: Mapping[str, str]) -> tuple[Columns, list[Fault]]:
+def read_columns(
+    path: str, renamed: Mapping[str, str], more: Sequence[str] = ()
+) -> tuple[Columns, list[Fault]]:
     """The labels that a file has, and either inputs and targets or messages; with the faults seen in them.
 
     Args:
         renamed: what the file calls our columns; each must be there.
+        more: further columns of text, which are read where the file has them.
 
     Raises:
         UserError: for a file that cannot be read, or lacks the texts or a column of `renamed`.
     """
-    theirs = {ours: renamed.get(ours, ours) for ours in KNOWN}
+    theirs = {name: name for name in more} | {ours: renamed.get(ours, ours) for ours in KNOWN}
     try:
         present, columns, faults = _READERS[suffix_of(path)](path, theirs)
     except (pa.ArrowException, OSError, UnicodeError) as error:
@@ -50,7 +53,7 @@ def read_columns(path: str, renamed: Mapping[str, str]) -> tuple[Columns, list[F
             raise UserError(
                 f"{path}: no column {name} (collection.columns.{ours}); it has: {', '.join(present)}"
             )
-    used = {name: name for name in LABELS if name in columns} | _texts(path, columns, present)
+    used = {name: name for name in (*more, *LABELS) if name in columns} | _texts(path, columns, present)
     named = {theirs[name] for name in used.values()} | {LINE}
     return {ours: columns[name] for ours, name in used.items()}, [
         fault for fault in faults if fault.column in named
@@ -103,7 +106,7 @@ def _read_csv(path: str, theirs: Mapping[str, str]) -> tuple[list[str], Columns,
 def _read_jsonl(path: str, theirs: Mapping[str, str]) -> tuple[list[str], Columns, list[Fault]]:
     from pyarrow import json as arrow_json
 
-    schema = pa.schema({name: _TYPES[ours] for ours, name in theirs.items()})
+    schema = pa.schema({name: _TYPES.get(ours, pa.string()) for ours, name in theirs.items()})
     parsing = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     faults: list[Fault] = []
     try:

@@ -1,4 +1,4 @@
-"""decontaminate=report|drop: which rows of a collection hold the questions of the benchmarks."""
+"""decontaminate=report|drop: which rows of a collection hold questions of the benchmarks, or of unseen tasks."""
 
 from __future__ import annotations
 
@@ -62,20 +62,26 @@ class Contamination:
 
 
 def look_for_benchmarks(
-    collection: Collection, mode: str, benchmark_data: Path | None, cache: Path, plan: bool = False
+    collection: Collection,
+    mode: str,
+    benchmark_data: Path | None,
+    heldout_data: Path | None,
+    cache: Path,
+    plan: bool = False,
 ) -> Contamination | None:
-    """Find the rows of all splits that hold a question of MMLU or BBH.
+    """Find the rows of all splits that hold a question of MMLU, BBH, or a file of unseen tasks.
 
     Args:
         mode: `report`, or `drop`.
         benchmark_data: a folder of Parquet files instead of the hub.
+        heldout_data: a collection file of unseen tasks.
         cache: the folder cache/contamination. A sweep looks once.
         plan: only read the cache; None where it has no answer.
 
     Raises:
         UserError: where the benchmarks cannot be read.
     """
-    benchmarks = questions(benchmark_data)
+    benchmarks = questions(benchmark_data, heldout_data)
     texts = (text.encode() for part in benchmarks.items() for text in (part[0], *part[1]))
     key = hash_bytes([f"{VERSION} {N} {SIMILARITY}".encode(), *texts])
     file = cache / f"{collection.fingerprint[:16]}-{key[:16]}.json"
@@ -93,15 +99,14 @@ def look_for_benchmarks(
     return Contamination(mode, key, {name: len(asked) for name, asked in benchmarks.items()}, reports)
 
 
-def questions(benchmark_data: Path | None) -> dict[str, list[str]]:
+def questions(benchmark_data: Path | None, heldout_data: Path | None = None) -> dict[str, list[str]]:
     """Part of a benchmark, such as bbh/navigate → the questions on which models are scored."""
-    if benchmark_data is not None:
-        from smart.evaluation.offline import benchmark_texts
-
-        return benchmark_texts(benchmark_data)
+    from smart.evaluation.heldout import heldout_texts
+    from smart.evaluation.offline import benchmark_texts
     from smart.evaluation.suites import stock_texts
 
-    return stock_texts()
+    texts = stock_texts() if benchmark_data is None else benchmark_texts(benchmark_data)
+    return texts if heldout_data is None else texts | heldout_texts(heldout_data)
 
 
 def _splits(collection: Collection) -> dict[str, pa.Table]:

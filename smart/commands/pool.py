@@ -54,7 +54,12 @@ def read_pool(request: Request) -> Pool:
     if request.decontaminate:
         cache = request.root / "cache/contamination"
         found = look_for_benchmarks(
-            collection, request.decontaminate, request.benchmark_data, cache, request.plan
+            collection,
+            request.decontaminate,
+            request.benchmark_data,
+            request.heldout_data,
+            cache,
+            request.plan,
         )
     if found and found.mode == "drop":
         table = found.keep("train", table)

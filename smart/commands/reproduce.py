@@ -383,7 +383,14 @@ def _pool(run: Run, root: Path, pools: dict[str, Any]) -> tuple[Any, Any]:
     name = repr(
         [
             request.config[key]
-            for key in ("collection", "tokenizer", "max_length", "decontaminate", "benchmark_data")
+            for key in (
+                "collection",
+                "tokenizer",
+                "max_length",
+                "decontaminate",
+                "benchmark_data",
+                "heldout_data",
+            )
         ]
     )
     if name not in pools:

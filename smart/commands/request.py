@@ -52,6 +52,7 @@ class Request:
     threads: int
     output: Path | None
     benchmark_data: Path | None
+    heldout_data: Path | None
 
     def __getattr__(self, key: str) -> Any:
         """A plain value of the configuration: request.seed."""
@@ -132,6 +133,7 @@ def read_request(config: DictConfig, choices: dict[str, str]) -> Request:
         threads=plain["threads"] or len(os.sched_getaffinity(0)),
         output=Path(str(plain["output"])) if plain["output"] else None,
         benchmark_data=Path(str(plain["benchmark_data"])) if plain["benchmark_data"] else None,
+        heldout_data=Path(str(plain["heldout_data"])) if plain["heldout_data"] else None,
     )
 
 
@@ -165,6 +167,10 @@ def _check_values(plain: dict[str, Any], problems: Problems) -> None:
     if plain["decontaminate"] not in (None, *MODES):
         problems.add(
             "decontaminate", plain["decontaminate"], f"no such mode. {nearest(plain['decontaminate'], MODES)}"
+        )
+    if plain["heldout_data"] and not plain["decontaminate"]:
+        problems.add(
+            "heldout_data", plain["heldout_data"], "is looked for only with decontaminate=report or drop"
         )
     if plain["tokenizer"] and (not isinstance(plain["max_length"], int) or plain["max_length"] < 2):
         problems.add("max_length", plain["max_length"], "must be a whole number of tokens, at least 2")

@@ -87,7 +87,7 @@ def _fetch(request: Request) -> None:
     if request.needs_vectors:
         request.encoder.fetch()
     if request.decontaminate:
-        questions(request.benchmark_data)
+        questions(request.benchmark_data, request.heldout_data)
     print("Everything that this selection needs from the hub is there.")
 
 

@@ -13,7 +13,7 @@ from smart.config import UserError
 from smart.evaluation.heldout import groups_in, write_tasks
 from smart.evaluation.offline import build_cache, content_key, data_from
 from smart.evaluation.subject import Subject, load_subject, settings, wrap
-from smart.evaluation.suites import SEEDS, LoadedSuite, Suite, load_suite, run_suite
+from smart.evaluation.suites import SEEDS, LoadedSuite, Suite, chance, load_suite, run_suite
 from smart.runtime.files import atomic_folder, hash_file
 from smart.runtime.manifest import make_key, versions, write_manifest
 from smart.runtime.speed import measure
@@ -81,7 +81,12 @@ def load_tasks(request: Request) -> tuple[LoadedSuite, PreTrainedTokenizerBase]:
     if not data and not suite.tasks:
         data = request.cache / "heldout" / "datasets"
     with data_from(data):
-        return load_suite([*suite.tasks, *groups_in(extra)], suite.shots, extra), tokenizer
+        return load_suite(_names(suite, groups_in(extra)), suite.shots, extra), tokenizer
+
+
+def _names(suite: Suite, groups: list[str]) -> list[str]:
+    """What a suite with a collection asks for: groups of the collection that it names, or all of them."""
+    return list(suite.tasks) if set(groups) & set(suite.tasks) else [*suite.tasks, *groups]
 
 
 def _texts(suite: LoadedSuite) -> list[str]:
@@ -113,7 +118,7 @@ def evaluate(request: Request, folder: Path, processes: Processes, device: Any) 
         log.warning("%s of %s prompts are longer than %s tokens and lost their left part.", lost, asked, room)
     content = {
         **{key: results.get(key, {}) for key in THEIRS},
-        "scores": summarize(samples, suite.parts, results["results"], _categories(suite)),
+        "scores": summarize(samples, suite.parts, results["results"], _categories(suite), chance(suite)),
         "parts": suite.parts,
         "task_hashes": task_hashes(samples),
         "model": used,

@@ -19,6 +19,8 @@ SAMPLES = "samples.parquet"
 RESULTS = "results.json"
 DECISIONS = ("acc", "exact_match")
 """lm-eval's metrics that are 1 for a right answer and 0 for a wrong one."""
+ACCURACIES = (*DECISIONS, "acc_norm")
+"""Those for which guessing has a score."""
 
 SCHEMA = pa.schema(
     {
@@ -78,6 +80,7 @@ def summarize(
     parts: Mapping[str, list[str]],
     results: Mapping[str, Any],
     categories: Mapping[str, str],
+    chance: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """Scores of each part of a suite under each metric and filter, with 95 % intervals over items.
 
@@ -85,6 +88,7 @@ def summarize(
         parts: name → its tasks.
         results: lm-eval's `results`, for metrics that it aggregates in a way of its own.
         categories: task → its category, for the mean over categories of their means over tasks.
+        chance: task → the share of right answers that needs no thought.
     """
     values = values_of(samples)
     rows = []
@@ -106,8 +110,17 @@ def summarize(
                 row["macro"] = {"value": float(means.mean())}
             if set(tasks) <= set(categories):
                 row["macro_categories"] = _by_category(tasks, means, categories)
+            if metric in ACCURACIES and set(tasks) <= set(chance):
+                row["chance"] = _chance([chance[task] for task in tasks], items)
             rows.append(row)
     return rows
+
+
+def _chance(each: list[float], items: list[np.ndarray | None]) -> dict[str, float]:
+    """Averaged as the scores are."""
+    weights = [0 if scores is None else len(scores) for scores in items]
+    macro = float(np.mean(each))
+    return {"micro": float(np.average(each, weights=weights)) if sum(weights) else macro, "macro": macro}
 
 
 def _metrics(results: Mapping[str, Any], tasks: list[str]) -> list[tuple[str, str]]:

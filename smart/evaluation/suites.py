@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,20 @@ def stock_texts() -> dict[str, list[str]]:
         name = f"{task.DATASET_PATH.rpartition('/')[2]}/{task.DATASET_NAME}"
         texts[name] = [doc.get("question") or doc["input"] for doc in task.eval_docs]
     return texts
+
+
+def chance(suite: LoadedSuite) -> dict[str, float]:
+    """Task → the accuracy of answers without thought: options at random, or where the answer is free, the commonest
+    right answer every time."""
+    found = {}
+    for name, task in suite.loaded["tasks"].items():
+        docs = list(task.eval_docs)
+        if task.OUTPUT_TYPE == "multiple_choice":
+            found[name] = sum(1 / len(task.doc_to_choice(doc)) for doc in docs) / len(docs)
+        elif task.OUTPUT_TYPE == "generate_until":
+            answers = Counter(str(task.doc_to_target(doc)) for doc in docs)
+            found[name] = max(answers.values()) / len(docs)
+    return found
 
 
 def run_suite(lm: Any, suite: LoadedSuite, limit: int | None, chat_template: bool = False) -> dict[str, Any]:

@@ -158,13 +158,18 @@ def _evaluation(
 ) -> Estimate:
     suite = config.get("suite") or {}
     limit = suite.get("limit") if config.get("limit") is None else config["limit"]
-    asked = [_asked(str(task), suite.get("shots"), limit) for task in suite.get("tasks") or []]
+    names = [str(task) for task in suite.get("tasks") or []]
+    asked = [_asked(task, suite.get("shots"), limit) for task in names if not task.startswith("heldout_")]
     if suite.get("collection"):
         if heldout is None:
             return Estimate(None, None)
+        whole = len(asked) == len(names)  # no group of the collection is named, so all are asked
         for size, longest in zip(heldout.sizes, heldout.longest, strict=True):
             items = min(size, limit or size)
-            asked += [(items, heldout.tokens, 0.0), (items, heldout.tokens, longest)]
+            scored = (items, heldout.tokens, 0.0)
+            asked += [scored] if whole or "heldout_loss" in names else []
+            asked += [(items, heldout.tokens, longest)] if whole or "heldout_text" in names else []
+            asked += [scored] if "heldout_options" in names else []
     if not asked or None in asked:
         return Estimate(None, None)
     at_once = config.get("batch_size")

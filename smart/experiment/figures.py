@@ -90,6 +90,11 @@ def _title(metric: Metric) -> str:
     return metric.title + ("\n(less is better)" if metric.sign < 0 else "")
 
 
+def _draw_chance(metric: Metric, line: Callable[..., object]) -> None:
+    if metric.chance is not None:
+        line(metric.chance, color="#999999", linestyle=":", linewidth=1.2, zorder=0)
+
+
 def _scores(table: Table) -> Figure | None:
     rows = [row for row in table.rows if any(row.entries)]
     if not rows or len(rows) > 30:
@@ -104,6 +109,7 @@ def _scores(table: Table) -> Figure | None:
             axes.plot([entry.interval.low, entry.interval.high], [place, place], color=colour, linewidth=2)
             axes.plot(entry.runs, [place] * len(entry.runs), "|", color=colour, markersize=9, alpha=0.6)
             axes.plot(entry.mean, place, "o", color=colour, markersize=6)
+        _draw_chance(metric, axes.axvline)
         axes.set_yticks(range(len(rows)), [", ".join(filter(None, table.labels(row))) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
@@ -139,6 +145,7 @@ def _against(table: Table, key: str, unit: str) -> Figure | None:
                 linewidth=0,
             )
             axes.plot(x, [e.mean for e in entries], "o-", color=colour, label=name, markersize=4)
+        _draw_chance(metric, axes.axhline)
         axes.set_xscale("log")
         ticks = sorted({_number(key, row.values[key]) or 0.0 for rows in lines.values() for row in rows})
         axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], rotation=30)

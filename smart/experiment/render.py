@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from smart.experiment.grid import Grid, heading, shown
 from smart.experiment.reference import Published, find_reference
-from smart.experiment.scores import Metric
+from smart.experiment.scores import FEWEST_TASKS, UNSEEN, Metric
 from smart.experiment.table import SPREAD, Entry, Row
 
 SIZES = ("rows", "tokens", "supervised tokens", "steps")
@@ -68,6 +68,10 @@ class Table:
             else "One seed: how much seeds matter is not known.",
             "Bold: the best of its block; †: not distinguishable from it (p ≥ 0.05 after Holm over the table).",
         ]
+        if any(metric.part.startswith(UNSEEN) for metric in self.metrics):
+            lines.append(
+                f"Unseen tasks are a sample of tasks: from {FEWEST_TASKS} on, intervals and p-values count them too."
+            )
         if any(row.flagged for row in self.rows):
             lines.append(f"!: spread over more than {SPREAD:.0%} between the rows that are compared.")
         return [*lines, *self.notes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from smart.evaluation.scores import read_scores, values_of
 from smart.evaluation.statistics import Average
 
 LOWER_IS_BETTER = ("loss",)
+UNSEEN = "heldout_"
+"""What the parts of a file of unseen tasks begin with."""
+FEWEST_TASKS = 10
+"""Unseen tasks from which it can be told how much tasks differ."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Metric:
     metric: str
     filter: str
     average: Average
-    """Micro, over items, where items are decisions; macro, over tasks, of losses per token."""
+    """Micro, over items, where items are decisions; macro, over tasks, of unseen tasks and losses per token."""
+    chance: float | None = field(default=None, compare=False)
+    """The score of answers without thought; None where there is none."""
 
     @property
     def name(self) -> str:
@@ -35,7 +41,8 @@ class Metric:
 
     @property
     def title(self) -> str:
-        return f"{self.part} {self.metric}" + ("" if self.filter == "none" else f", {self.filter}")
+        chance = "" if self.chance is None else f" (chance {self.chance:.3f})"
+        return f"{self.part} {self.metric}" + ("" if self.filter == "none" else f", {self.filter}") + chance
 
     @property
     def sign(self) -> int:
@@ -58,10 +65,7 @@ class Scores:
     def read(cls, folder: Path) -> Scores:
         samples, results = read_scores(folder)
         values = {**values_of(samples), **_per_token(samples)}
-        found = [
-            Metric(row["part"], row["metric"], row["filter"], "micro" if "micro" in row else "macro")
-            for row in results["scores"]
-        ]
+        found = [_metric(row) for row in results["scores"]]
         metrics = [
             metric
             for metric in found
@@ -70,8 +74,19 @@ class Scores:
         return cls(values, results["parts"], results["task_hashes"], tuple(metrics))
 
     def items(self, metric: Metric) -> list[np.ndarray]:
-        """For each task of the metric's part: float (items,)."""
-        return [self.values[task, metric.metric, metric.filter] for task in self.parts[metric.part]]
+        """What bootstrap draws from: for each task of the metric's part, float (items,).
+
+        Unseen tasks are a sample of tasks, and are drawn themselves, with all their items (clusters: Davison & Hinkley
+        1997, section 3.8): their means are the items then, one float (tasks,).
+        """
+        each = [self.values[task, metric.metric, metric.filter] for task in self.parts[metric.part]]
+        clusters = metric.part.startswith(UNSEEN) and len(each) >= FEWEST_TASKS
+        return [np.array([scores.mean() for scores in each])] if clusters else each
+
+
+def _metric(row: dict[str, Any]) -> Metric:
+    average: Average = "micro" if "micro" in row and not row["part"].startswith(UNSEEN) else "macro"
+    return Metric(row["part"], row["metric"], row["filter"], average, row.get("chance", {}).get(average))
 
 
 def _per_token(samples: pa.Table) -> dict[tuple[str, str, str], np.ndarray]:

@@ -301,3 +301,28 @@ def test_a_validation_that_is_neither_a_count_nor_a_file(tmp_path: Path) -> None
     path = str(write_jsonl(tmp_path / "f.jsonl", rows(5)))
     with pytest.raises(ConfigError, match=r"collection\.validation=True: no such file"):
         load(Files(path=path, validation=True))
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_jsonl, write_csv])
+def test_rows_are_excluded_by_any_column_of_text(tmp_path: Path, write: Any) -> None:
+    records = [{**record, "source": f"set_{number % 3}"} for number, record in enumerate(rows(12))]
+    suffix = {write_parquet: "parquet", write_jsonl: "jsonl", write_csv: "csv"}[write]
+    path = write(tmp_path / f"a.{suffix}", records)
+    other = write_parquet(tmp_path / "b.parquet", rows(3))  # without that column
+    task = records[1]["task_name"]
+    collection = load(Files(path=[str(path), str(other)], exclude={"source": ["*_2"], "task_name": [task]}))
+    named = sum(record["task_name"] == task for record in rows(3))
+    kept = [n for n, record in enumerate(records) if n % 3 != 2 and record["task_name"] != task]
+    assert collection.train["row"].to_pylist()[: len(kept)] == kept
+    assert len(collection.train) == len(kept) + 3 - named
+    dropped = collection.source["splits"]["train"]["dropped"]
+    assert dropped["source: excluded as *_2"] == 4
+    assert sum(dropped.values()) == 15 - len(collection.train)
+
+
+def test_what_is_excluded_in_vain_is_told(tmp_path: Path) -> None:
+    path = str(write_parquet(tmp_path / "a.parquet", rows(3)))
+    with pytest.raises(UserError, match=r"exclude\.source=nothing: no row"):
+        load(Files(path=path, exclude={"source": ["nothing"]}))
+    with pytest.raises(ConfigError, match="must be a list of texts"):
+        load(Files(path=path, exclude={"source": "nothing"}))

@@ -85,3 +85,21 @@ def test_mistakes_are_told(contaminated: Command, benchmark_data: Path) -> None:
     done = contaminated("decontaminate=drop")
     assert done.code == 1
     assert "holds none of mmlu.parquet, bbh.parquet" in done.err
+
+
+def test_texts_of_unseen_tasks_are_looked_for_too(
+    contaminated: Command, collection: Path, tmp_path: Path
+) -> None:
+    words = "the tall lighthouse keeper wrote eleven letters to his sister before the first snow of winter"
+    rows = pq.read_table(collection).to_pylist()
+    rows[7]["inputs"] += f" {words}."
+    pq.write_table(pa.Table.from_pylist(rows), collection)
+    unseen = tmp_path / "unseen.parquet"
+    pq.write_table(pa.table({"inputs": [words], "targets": ["no"], "task_name": ["letters"]}), unseen)
+    done = contaminated("decontaminate=drop", f"heldout_data={unseen}")
+    assert done.code == 0, done.said
+    found = read(tmp_path / folder_of(done.out))[0]["contamination"]["collection"]["train"]
+    assert found["per_benchmark"] == {"bbh/disambiguation_qa": 3, "heldout/letters": 1}
+    alone = contaminated(f"heldout_data={unseen}")
+    assert "heldout_data" in alone.err
+    assert "decontaminate" in alone.err

@@ -14,7 +14,7 @@ import torch
 from smart.config import UserError
 from smart.evaluation import run
 from smart.evaluation.answers import Processes
-from smart.evaluation.heldout import per_token, score_text, write_tasks
+from smart.evaluation.heldout import heldout_texts, per_token, score_text, write_tasks
 from smart.evaluation.suites import Suite
 from smart.model import encode
 from tests.evaluation.examples import WORDS, make_request
@@ -186,3 +186,32 @@ def test_rows_without_options_make_no_options_task(collection, model, tmp_path):
 def test_the_answer_is_the_first_paragraph_that_is_not_empty():
     assert score_text({"references": ["five"]}, ["\n\nfive\n\nSo it is."])["exact_match"] == 1
     assert score_text({"references": ["one\n\ntwo"]}, [" one\n\ntwo"])["exact_match"] == 1
+
+
+def test_instructions_are_no_text_of_an_unseen_task(tmp_path):
+    prompts = [f"Say whether this is so.\nInput: the {word} fell\nOutput:" for word in WORDS]
+    path = tmp_path / "unseen.parquet"
+    pq.write_table(
+        pa.table({"inputs": prompts, "targets": ["x"] * len(WORDS), "task_name": ["t"] * len(WORDS)}), path
+    )
+    assert heldout_texts(path) == {"heldout/t": [f"Input: the {word} fell" for word in WORDS]}
+
+
+def test_groups_that_are_named_are_asked_alone(collection, model, benchmarks, cache):
+    def asked(*tasks: str) -> list[str]:
+        suite = Suite("heldout", tasks, 0, str(collection))
+        return list(run.load_tasks(make_request(model, benchmarks, cache, suite=suite))[0].parts)
+
+    assert asked("heldout_loss") == ["heldout_loss"]
+    assert asked() == ["heldout_text", "heldout_loss", "heldout_options"]
+
+
+def test_chance_is_a_random_option_or_the_commonest_answer(scored, collection):
+    rows = pq.read_table(collection).to_pylist()
+    shares = [
+        max(Counter(row["targets"] for row in rows if row["task_name"] == task).values()) / 4
+        for task in ("task1_a", "task2_b", "task3_c")
+    ]
+    assert part(scored[0], "heldout_options", "acc")["chance"]["micro"] == pytest.approx(1 / 3)
+    assert part(scored[0], "heldout_text", "exact_match")["chance"]["macro"] == pytest.approx(np.mean(shares))
+    assert "chance" not in part(scored[0], "heldout_text", "rougeL")

@@ -127,7 +127,7 @@ def write_scores(folder: Path, correct: dict[str, np.ndarray], losses: np.ndarra
     pq.write_table(samples, folder / SAMPLES)
     content = {
         "parts": parts,
-        "scores": summarize(samples, parts, results, {}),
+        "scores": summarize(samples, parts, results, {}, {"easy": 0.25, "hard": 0.25}),
         "task_hashes": task_hashes(samples),
     }
     (folder / RESULTS).write_text(json.dumps(content))

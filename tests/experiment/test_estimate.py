@@ -157,3 +157,17 @@ def test_this_machine_is_measured_in_its_own_dtype() -> None:
     assert 1e9 < speed.flops < 1e15
     assert speed.bandwidth > 1e8
     assert "measured now" in speed.name
+
+
+def test_groups_of_unseen_tasks_are_counted_as_they_are_named() -> None:
+    texts = Texts([100], 10.0, [5.0])
+
+    def taken(*tasks: str) -> float:
+        suite = {"tasks": list(tasks), "collection": "unseen.parquet", "limit": 10}
+        return seconds("evaluate", {**MODEL, "suite": suite}, None, texts)
+
+    loss, text = taken("heldout_loss"), taken("heldout_text")
+    assert loss == pytest.approx(2 * 7e9 * 10 * 10 / 1e12)
+    assert text > loss
+    assert taken() == pytest.approx(loss + text)
+    assert taken("heldout_loss", "heldout_text", "mmlu_anatomy") > loss + text

@@ -197,3 +197,26 @@ def test_published_values_come_from_a_file_with_sources_alone(
     file.write_text("train.epochs,metric,value,source\n2,quiz/acc,0.5,x\n")
     with pytest.raises(UserError, match=r"train.epochs does not vary"):
         read_reference(str(file), GRID)
+
+
+def test_unseen_tasks_are_drawn_with_all_their_items() -> None:
+    """What two tasks differ by is no noise of items, but it is of a sample of tasks."""
+    means = np.linspace(0, 1, 20)
+    values = {(f"t{n}", "exact_match", "none"): np.full(50, mean) for n, mean in enumerate(means)}
+    parts = {part: [f"t{n}" for n in range(20)] for part in ("heldout_text", "quiz")}
+    metrics = {part: Metric(part, "exact_match", "none", "macro") for part in parts}
+    one = Scores(values, parts, {}, tuple(metrics.values()))
+    few = Scores(values, {"heldout_text": parts["quiz"][:9]}, {}, ())
+    assert len(few.items(metrics["heldout_text"])) == 9, "too few to tell how tasks differ"
+    row = make_rows(GRID, [Material({}, False, "done", (one,), ())], one.metrics)[0]
+    unseen, fixed = (entry.interval for entry in row.entries if entry)
+    assert unseen.value == pytest.approx(fixed.value) == pytest.approx(0.5)
+    assert fixed.high - fixed.low == pytest.approx(0, abs=1e-9)
+    assert unseen.high - unseen.low == pytest.approx(2 * 1.96 * means.std() / 20**0.5, rel=0.1)
+
+
+def test_chance_stands_beside_a_score(tmp_path: Path) -> None:
+    quiz, loss = scores(tmp_path / "s", 0.5, 1, loss=1.0).metrics
+    assert quiz.chance == pytest.approx(0.25)
+    assert quiz.title == "quiz acc (chance 0.250)"
+    assert loss.chance is None

@@ -110,12 +110,13 @@ def inverse_norms(x: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def unit_rows(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """scale_i x_i in float32, (n, d)."""
-    out = np.empty(x.shape, np.float32)
-    for i in range(x.shape[0]):
-        for k in range(x.shape[1]):
-            out[i, k] = x[i, k] * scale[i]
+def unit_rows(x: np.ndarray, scale: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """scale_i x_i in float32 of some rows, (rows, d)."""
+    out = np.empty((rows.size, x.shape[1]), np.float32)
+    for j in range(rows.size):
+        row, factor = x[rows[j]], scale[rows[j]]
+        for k in range(row.size):
+            out[j, k] = row[k] * factor
     return out
 
 

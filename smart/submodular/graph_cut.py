@@ -4,19 +4,23 @@ With unit rows e_i, R = Σ_v e_v and u = Σ_{a∈A} e_a, the gain of i is linear
 
     g_i = Σ_v s_vi − 2λ Σ_{a∈A} s_ia − λ s_ii = e_i·w − λ,     w = R − 2λu,
 
-so all gains cost one matrix-vector product, and a pick a moves w by −2λ e_a. The best m rows by that product form a
-pool; its Gram matrix keeps the pool's gains exact pick by pick, at m operations each. Everybody outside the pool is
+so all gains cost one matrix-vector product, and a pick a moves w by −2λ e_a. The best rows by that product form a
+pool; the best of a pool by a later, smaller product form a pool inside it, and so on. The Gram matrix of the
+innermost keeps its gains exact pick by pick, at as many operations each as it has rows. Everybody outside a pool is
 held off by a bound:
 
-    Let c = w/|w| at the time of the product, a_i = e_i·c, and Δ = Σ of the picks since, split as Δ = αc + Δ⊥ with
-    |Δ⊥| = β. Split e_i = a_i c + e_i⊥, |e_i⊥| = √(1 − a_i²). Then by Cauchy–Schwarz
-        g_i now = |w|a_i − 2λ(a_i α + e_i⊥·Δ⊥) − λ ≤ φ(a_i) − λ,   φ(a) = (|w| − 2λα) a + 2λβ √(1 − a²).
-    φ is concave with its top √((|w| − 2λα)² + (2λβ)²) at a* = (|w| − 2λα) / top. No outsider has a_i above some
-    ā, so none has a gain above φ(min(ā, a*)) − λ.
+    Let c = w/|w| when the pool was drawn, a_i = e_i·c, and D = 2λ Σ of the picks since, split as D = αc + D⊥ with
+    |D⊥| = β. Split e_i = a_i c + e_i⊥, |e_i⊥| = √(1 − a_i²). Then by Cauchy–Schwarz
+        g_i now = |w|a_i − (a_i α + e_i⊥·D⊥) − λ ≤ φ(a_i) − λ,   φ(a) = (|w| − α) a + β √(1 − a²).
+    φ is concave with its top √((|w| − α)² + β²) at a* = (|w| − α) / top. No row of the enclosing pool that was left
+    out has a_i above some ā, so none has a gain above φ(min(ā, a*)) − λ.
 
-While the pool's best is above that bound the pick is exact; when it is not, one more product makes a new pool. No
-cosine need be positive.
+While the innermost pool's best is above the bounds of all pools the pick is exact; where one is not, that pool and
+those inside it are drawn again. Small pools need this often and large ones seldom, so nearly all products are small.
+No cosine need be positive.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,7 +29,9 @@ from smart.submodular.kernels import Cosine, Matrix
 from smart.submodular.resources import Resources
 from smart.submodular.zeros import without_zeros
 
-POOL = 3.0  # rows in the pool, in units of √n: the costs of a product and of a Gram matrix then keep step
+POOL = 10.0  # rows of the innermost pool, in units of √d: its cosines cost most
+RATIO = 4  # how many times larger the enclosing pool is, up to a third of all rows
+PIECE = 2**20  # multiplications that are worth a thread
 
 
 class State:
@@ -76,60 +82,170 @@ def _greedy_matrix(
     return order, chosen
 
 
+@dataclass
+class _Pool:
+    """Rows that were the best of a larger pool when they were drawn."""
+
+    rows: np.ndarray
+    """(m,), ascending."""
+    x: np.ndarray
+    """Vectors, side by side, and for all but everybody of length 1."""
+    scale: np.ndarray
+    places: np.ndarray
+    """Where the rows lie in `x` and `scale`, (m,)."""
+
+    def without(self, chosen: np.ndarray) -> "_Pool":
+        left = ~chosen[self.rows]
+        return _Pool(self.rows[left], self.x, self.scale, self.places[left])
+
+    def take(self, best: np.ndarray) -> "_Pool":
+        unit = unit_rows(self.x, self.scale, self.places[best])
+        return _Pool(self.rows[best], unit, np.ones(best.size), np.arange(best.size))
+
+
+class _Innermost:
+    """The pool from which picks are made. A row that stays when it is drawn again keeps its place and its cosines."""
+
+    def __init__(self, m: int, d: int) -> None:
+        self.rows = np.full(m, -1)
+        """(m,), in any order."""
+        self.gram = np.empty((m, m), np.float32)
+        self._unit = np.empty((m, d), np.float32)
+
+    def draw(self, around: _Pool, best: np.ndarray) -> None:
+        new = _exchange(self.rows, self._unit, around.rows[best], around.places[best], around.x, around.scale)
+        _write(self.gram, new, self._unit @ self._unit[new].T)
+
+
+class _Bounds:
+    """What holds off those outside each pool: arrays with a row for each, the outermost first."""
+
+    def __init__(self, pools: int, d: int) -> None:
+        self.centre = np.zeros((pools, d))
+        """c"""
+        self.length = np.zeros(pools)
+        """|w| when the pool was drawn."""
+        self.ceiling = np.full(pools, -np.inf)
+        """Within ε at least the a_i of all that were left out; −inf where there were none."""
+        self.along = np.zeros(pools)
+        """α"""
+        self.squared = np.zeros(pools)
+        """|D|²"""
+
+    @property
+    def state(self) -> tuple[np.ndarray, ...]:
+        return self.centre, self.length, self.ceiling, self.along, self.squared
+
+    def begin(self, level: int, w: np.ndarray) -> np.ndarray:
+        """A pool is drawn now; returns c in float32."""
+        self.length[level] = length = max(float(np.sqrt(dot64(w, w))), 1e-300)
+        self.centre[level] = w / length
+        self.along[level] = self.squared[level] = 0.0
+        return self.centre[level].astype(np.float32)
+
+
 def _greedy_cosine(
     kernel: Cosine, tradeoff: float, budget: int, resources: Resources, pool: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     x, scale, (n, d) = kernel.x, kernel.scale, kernel.x.shape
     order, gains = np.empty(budget, np.int64), np.empty(budget)
-    w = _sum_units(x, scale)
-    alive = np.arange(n)
-    error = float32_dot_error(d)
-    pool = pool or int(np.clip(POOL * np.sqrt(n), 128, 1024))
-    resources.need(64 * n + 4 * pool * (4 * d + pool), f"graph cut of {n} rows")
-    done = 0
+    sizes = _pool_sizes(n, pool or int(POOL * np.sqrt(d)))
+    resources.need(64 * n + 4 * sum(sizes) * d + 8 * sizes[-1] * (d + sizes[-1]), f"graph cut of {n} rows")
+    w, chosen, error = _sum_units(x, scale), np.zeros(n, np.bool_), float32_dot_error(d)
+    pools = [_Pool(np.arange(n), x, scale, np.arange(n))]
+    innermost, bounds = _Innermost(sizes[-1], d), _Bounds(len(sizes), d)
+    done = stale = 0
     while done < budget:
-        length = max(float(np.sqrt(dot64(w, w))), 1e-300)
-        centre = w / length
-        places, ceiling = _leaders(
-            x, scale, alive, centre.astype(np.float32), min(pool, alive.size), resources
-        )
-        inside = alive[places]
-        unit = unit_rows(x[inside], scale[inside])
-        taken = _take_from_pool(
+        pools[stale:] = [pools[stale].without(chosen)]
+        if stale and not pools[stale].rows.size:
+            stale -= 1
+            continue
+        for level in range(stale, len(sizes)):
+            centre, around = bounds.begin(level, w), pools[level]
+            m = min(sizes[level], around.rows.size)
+            best, bounds.ceiling[level] = _leaders(around, centre, m, resources)
+            if level < len(sizes) - 1:
+                pools.append(around.take(best))
+        if m != innermost.rows.size:
+            innermost = _Innermost(m, d)
+        innermost.draw(around, best)
+        taken, failed = _take_from_pool(
             x,
             scale,
-            inside,
-            unit @ unit.T,
+            innermost.rows,
+            innermost.gram,
             w,
-            centre,
-            length,
-            ceiling,
+            bounds.state,
             error,
             tradeoff,
             order[done:],
             gains[done:],
         )
-        if taken == 0:
-            taken, least = 1, _exact_dots(x, scale, inside, w).max() / length
-            reach = 2.0 * error + tie_width(length) / length
-            gains[done] = _take_best(x, scale, alive, centre, least - reach, w, tradeoff, order[done:])
-        alive = alive[np.isin(alive, order[done : done + taken], assume_unique=True, invert=True)]
+        if taken == 0 and failed >= stale:  # its bound is fresh, so rounding is what it can't tell
+            taken = 1
+            gains[done] = _take_best(pools[0].without(chosen), w, bounds, error, tradeoff, order[done:])
+        chosen[order[done : done + taken]] = True
         done += taken
+        stale = failed
     return order, gains
 
 
-def _leaders(
-    x: np.ndarray, scale: np.ndarray, rows: np.ndarray, centre: np.ndarray, m: int, resources: Resources
-) -> tuple[np.ndarray, float]:
-    """Places in `rows` of the m with the largest e_i·c, sorted, and the largest e_i·c of the others, in float32."""
+def _pool_sizes(n: int, innermost: int) -> list[int]:
+    """Of the pools inside one another, the outermost first."""
+    sizes = [innermost]
+    while sizes[0] * RATIO <= n // 3:
+        sizes.insert(0, sizes[0] * RATIO)
+    return sizes
+
+
+@compiled
+def _exchange(
+    rows: np.ndarray,
+    unit: np.ndarray,
+    wanted: np.ndarray,
+    places: np.ndarray,
+    x: np.ndarray,
+    scale: np.ndarray,
+) -> np.ndarray:
+    """Rows that are not wanted (ascending) give way to those that are, and their unit vectors; returns where."""
+    m = rows.size
+    new, kept, count = np.empty(m, np.int64), np.zeros(m, np.bool_), 0
+    for i in range(m):
+        at = np.searchsorted(wanted, rows[i])
+        if at < m and wanted[at] == rows[i]:
+            kept[at] = True
+        else:
+            new[count] = i
+            count += 1
+    count = 0
+    for at in range(m):
+        if not kept[at]:
+            i, row, factor = new[count], x[places[at]], scale[places[at]]
+            rows[i] = wanted[at]
+            for k in range(row.size):
+                unit[i, k] = row[k] * factor
+            count += 1
+    return new[:count]
+
+
+@compiled
+def _write(gram: np.ndarray, new: np.ndarray, fresh: np.ndarray) -> None:
+    """The rows and columns `new` of a symmetric matrix, (m, m), become `fresh`, (m, new)."""
+    for t in range(new.size):
+        for i in range(gram.shape[0]):
+            gram[new[t], i] = gram[i, new[t]] = fresh[i, t]
+
+
+def _leaders(around: _Pool, centre: np.ndarray, m: int, resources: Resources) -> tuple[np.ndarray, float]:
+    """Which m of a pool's rows have the largest e_i·c, ascending, and the largest e_i·c of the others, in float32."""
 
     def work(piece: slice) -> tuple[np.ndarray, np.ndarray, float]:
         cosines = np.empty(piece.stop - piece.start, np.float32)
-        matvec(x, scale, centre, rows[piece], cosines)
+        matvec(around.x, around.scale, centre, around.places[piece], cosines)
         best, rest = _split(cosines, m)
         return best + piece.start, cosines[best], rest
 
-    found = list(resources.map(work, resources.chunks(rows.size, 8192)))
+    found = list(resources.map(work, resources.chunks(around.rows.size, PIECE // centre.size)))
     if len(found) == 1:
         return np.sort(found[0][0]), found[0][2]
     places, cosines = (np.concatenate(part) for part in list(zip(*found, strict=True))[:2])
@@ -156,10 +272,40 @@ def _sum_units(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def _move(w: np.ndarray, x: np.ndarray, scale: np.ndarray, pick: int, tradeoff: float) -> None:
-    """w −= 2λ e_a."""
+def _move(
+    w: np.ndarray,
+    x: np.ndarray,
+    scale: np.ndarray,
+    pick: int,
+    gain: float,
+    tradeoff: float,
+    bounds: tuple[np.ndarray, ...],
+) -> None:
+    """w −= 2λ e_a, and what each pool's bound follows: α and |D|², by e_a·D = |w|(e_a·c) − e_a·w now."""
+    centre, length, _, along, squared = bounds
+    for level in range(length.size):
+        cosine = dot64(x[pick], centre[level]) * scale[pick]
+        aside = length[level] * cosine - (gain + tradeoff)
+        along[level] += 2.0 * tradeoff * cosine
+        squared[level] += 4.0 * tradeoff * aside + 4.0 * tradeoff * tradeoff
     for k in range(w.size):
         w[k] -= 2.0 * tradeoff * scale[pick] * np.float64(x[pick, k])
+
+
+@compiled
+def _outside(bounds: tuple[np.ndarray, ...], level: int, error: float) -> float:
+    """No row that was left out of a pool has a gain + λ above this."""
+    _, length, ceiling, along, squared = bounds
+    if ceiling[level] == -np.inf:
+        return -np.inf
+    ahead = length[level] - along[level]
+    rounding = 1e-14 * length[level] * (1.0 + np.sqrt(max(0.0, squared[level])))
+    aside = np.sqrt(
+        max(0.0, squared[level] - along[level] ** 2) + (rounding if squared[level] > 0.0 else 0.0)
+    )
+    top = np.sqrt(ahead * ahead + aside * aside)
+    a = min(ceiling[level] + error, ahead / top) if top > 0.0 else 0.0
+    return ahead * a + aside * np.sqrt(max(0.0, 1.0 - a * a))
 
 
 @compiled
@@ -178,35 +324,33 @@ def _take_from_pool(
     inside: np.ndarray,
     gram: np.ndarray,
     w: np.ndarray,
-    centre: np.ndarray,
-    length: float,
-    ceiling: float,
+    bounds: tuple[np.ndarray, ...],
     error: float,
     tradeoff: float,
     order: np.ndarray,
     gains: np.ndarray,
-) -> int:
-    """Pick until an outsider might win, or the pool or the budget is spent; returns the number of picks.
+) -> tuple[int, int]:
+    """Pick until an outsider might win, or the pool or the budget is spent.
 
     After t picks the pool's gains are known within 2λtε, since every float32 cosine is off by at most ε; those so
     close to the best that this leaves it open are evaluated in float64.
 
     Args:
-        inside: rows of the pool, (m,), ascending.
+        inside: rows of the innermost pool, (m,).
         gram: cosines inside the pool, (m, m) float32.
-        w: moved by the picks.
-        centre: c.
-        length: |w| at the start.
-        ceiling: within ε at least every outsider's a_i; −inf where there is none.
+        w: moved by the picks, and the bounds with it.
         error: ε.
         order: written: rows.
         gains: written.
+
+    Returns:
+        The number of picks, and the outermost pool that has to be drawn again.
     """
     m = inside.size
     start = _exact_dots(x, scale, inside, w)
-    drift = np.zeros(m)  # e_i·Δ
+    drift = np.zeros(m)  # e_i·D / 2λ
     now, exact = start - tradeoff, np.empty(m)
-    alpha = squared = 0.0  # Δ·c and |Δ|²
+    innermost = bounds[1].size - 1
     for step in range(min(m, order.size)):
         reach = now.max() - 4.0 * tradeoff * step * error
         best = -np.inf
@@ -216,45 +360,35 @@ def _take_from_pool(
                 exact[i] = dot64(x[inside[i]], w) * scale[inside[i]] - tradeoff
                 best = max(best, exact[i])
         floor = best - tie_width(best)
-        if ceiling > -np.inf:
-            ahead = length - 2.0 * tradeoff * alpha
-            aside = 2.0 * tradeoff * np.sqrt(max(0.0, squared - alpha * alpha) + step * step * error)
-            top = np.sqrt(ahead * ahead + aside * aside)
-            a = min(ceiling + error, ahead / top) if top > 0.0 else 0.0
-            if ahead * a + aside * np.sqrt(max(0.0, 1.0 - a * a)) - tradeoff >= floor:
-                return step
-        pick = 0
-        while exact[pick] < floor:
-            pick += 1
+        for level in range(innermost + 1):
+            if _outside(bounds, level, error) - tradeoff >= floor:
+                return step, level
+        pick = -1
+        for i in range(m):
+            if exact[i] >= floor and (pick < 0 or inside[i] < inside[pick]):
+                pick = i
         row = inside[pick]
         order[step], gains[step] = row, exact[pick]
-        squared += 2.0 * drift[pick] + 1.0
-        alpha += dot64(x[row], centre) * scale[row]
-        _move(w, x, scale, row, tradeoff)
+        _move(w, x, scale, row, exact[pick], tradeoff, bounds)
         for i in range(m):
             drift[i] += gram[pick, i]
             now[i] = start[i] - 2.0 * tradeoff * drift[i] - tradeoff
         start[pick] = now[pick] = -np.inf
-    return min(m, order.size)
+    return min(m, order.size), innermost
 
 
 def _take_best(
-    x: np.ndarray,
-    scale: np.ndarray,
-    rows: np.ndarray,
-    centre: np.ndarray,
-    least: float,
-    w: np.ndarray,
-    tradeoff: float,
-    order: np.ndarray,
+    everybody: _Pool, w: np.ndarray, bounds: _Bounds, error: float, tradeoff: float, order: np.ndarray
 ) -> float:
     """One pick among all that rounding can't tell apart, where they don't fit in a pool; returns its gain."""
-    cosines = np.empty(rows.size, np.float32)
-    matvec(x, scale, centre.astype(np.float32), rows, cosines)
-    close = rows[cosines >= least]
-    exact = _exact_dots(x, scale, close, w) - tradeoff
+    length = max(float(np.sqrt(dot64(w, w))), 1e-300)
+    cosines = np.empty(everybody.rows.size, np.float32)
+    matvec(everybody.x, everybody.scale, (w / length).astype(np.float32), everybody.places, cosines)
+    reach = 2.0 * error + tie_width(length) / length
+    close = everybody.rows[cosines >= cosines.max() - reach]
+    exact = _exact_dots(everybody.x, everybody.scale, close, w) - tradeoff
     best = exact.max()
     pick = int(np.argmax(exact >= best - tie_width(best)))
     order[0] = close[pick]
-    _move(w, x, scale, close[pick], tradeoff)
+    _move(w, everybody.x, everybody.scale, close[pick], float(exact[pick]), tradeoff, bounds.state)
     return float(exact[pick])

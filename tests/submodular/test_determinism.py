@@ -41,8 +41,10 @@ def test_threads(make, example):
 
 
 @pytest.mark.parametrize("example", ["clustered", "duplicated"])
-def test_threads_that_share_the_products_of_graph_cut(example):
-    f = GraphCut(EXAMPLES[example](17_000))  # two pieces need 8,192 rows each
+def test_threads_that_share_the_products_of_graph_cut(example, monkeypatch):
+    monkeypatch.setattr(graph_cut, "PIECE", 2**10)
+    f = GraphCut(EXAMPLES[example](17_000))
+    assert 2 * graph_cut.PIECE // f.kernel.x.shape[1] <= 17_000, "enough for two pieces"
     one, two = (maximize(f, 500, threads=threads) for threads in (1, 2))
     np.testing.assert_array_equal(one.order, two.order)
     np.testing.assert_array_equal(one.gains, two.gains)
@@ -66,6 +68,16 @@ def test_pools(example, pool):
         np.testing.assert_array_equal(
             module.greedy(kernel, parameter, 560, Resources(), pool=pool)[0], expected
         )
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("ratio", [2, 4, 1000])
+def test_pools_of_graph_cut_inside_one_another(example, ratio, monkeypatch):
+    kernel = GraphCut(EXAMPLES[example](900)).kernel
+    expected = graph_cut.greedy(kernel, 0.4, 900, Resources(), pool=900)[0]
+    monkeypatch.setattr(graph_cut, "RATIO", ratio)
+    assert len(graph_cut._pool_sizes(900, 20)) == {2: 4, 4: 2, 1000: 1}[ratio]
+    np.testing.assert_array_equal(graph_cut.greedy(kernel, 0.4, 900, Resources(), pool=20)[0], expected)
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

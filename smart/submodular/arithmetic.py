@@ -139,3 +139,28 @@ def float32_dot_error(d: int) -> float:
     """
     unit = 2.0**-24
     return (d + 2) * unit / (1 - (d + 2) * unit)
+
+
+@compiled
+def exchange(rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of a pool (m rows in any order) whose rows are not wanted, and which of the m wanted (ascending) it lacks.
+
+    As many of the one as of the other: rows[places] = wanted[missing] makes the pool what is wanted, and what stays
+    keeps its place.
+    """
+    m = rows.size
+    places, missing, there = np.empty(m, np.int64), np.empty(m, np.int64), np.zeros(m, np.bool_)
+    count = 0
+    for i in range(m):
+        at = np.searchsorted(wanted, rows[i])
+        if at < m and wanted[at] == rows[i]:
+            there[at] = True
+        else:
+            places[count] = i
+            count += 1
+    count = 0
+    for at in range(m):
+        if not there[at]:
+            missing[count] = at
+            count += 1
+    return places[:count], missing[:count]

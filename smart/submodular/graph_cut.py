@@ -24,7 +24,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smart.submodular.arithmetic import compiled, dot64, float32_dot_error, matvec, tie_width, unit_rows
+from smart.submodular.arithmetic import (
+    compiled,
+    dot64,
+    exchange,
+    float32_dot_error,
+    matvec,
+    tie_width,
+    unit_rows,
+)
 from smart.submodular.kernels import Cosine, Matrix
 from smart.submodular.resources import Resources
 from smart.submodular.zeros import without_zeros
@@ -113,8 +121,11 @@ class _Innermost:
         self._unit = np.empty((m, d), np.float32)
 
     def draw(self, around: _Pool, best: np.ndarray) -> None:
-        new = _exchange(self.rows, self._unit, around.rows[best], around.places[best], around.x, around.scale)
-        _write(self.gram, new, self._unit @ self._unit[new].T)
+        places, missing = exchange(self.rows, around.rows[best])
+        new = best[missing]
+        self.rows[places] = around.rows[new]
+        self._unit[places] = unit = unit_rows(around.x, around.scale, around.places[new])
+        _write(self.gram, places, self._unit @ unit.T)
 
 
 class _Bounds:
@@ -196,36 +207,6 @@ def _pool_sizes(n: int, innermost: int) -> list[int]:
     while sizes[0] * RATIO <= n // 3:
         sizes.insert(0, sizes[0] * RATIO)
     return sizes
-
-
-@compiled
-def _exchange(
-    rows: np.ndarray,
-    unit: np.ndarray,
-    wanted: np.ndarray,
-    places: np.ndarray,
-    x: np.ndarray,
-    scale: np.ndarray,
-) -> np.ndarray:
-    """Rows that are not wanted (ascending) give way to those that are, and their unit vectors; returns where."""
-    m = rows.size
-    new, kept, count = np.empty(m, np.int64), np.zeros(m, np.bool_), 0
-    for i in range(m):
-        at = np.searchsorted(wanted, rows[i])
-        if at < m and wanted[at] == rows[i]:
-            kept[at] = True
-        else:
-            new[count] = i
-            count += 1
-    count = 0
-    for at in range(m):
-        if not kept[at]:
-            i, row, factor = new[count], x[places[at]], scale[places[at]]
-            rows[i] = wanted[at]
-            for k in range(row.size):
-                unit[i, k] = row[k] * factor
-            count += 1
-    return new[:count]
 
 
 @compiled

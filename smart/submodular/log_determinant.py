@@ -11,9 +11,12 @@ not, the picks since are taken off everybody's bound by one float32 matrix produ
 is made.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
-from smart.submodular.arithmetic import compiled, compiled_fast, float32_dot_error, tie_width
+from smart.submodular.arithmetic import compiled, compiled_fast, exchange, float32_dot_error, tie_width
 from smart.submodular.kernels import Cosine, Matrix
 from smart.submodular.resources import Resources
 from smart.submodular.zeros import without_zeros
@@ -126,44 +129,84 @@ def _greedy_cosine(
     resources.need(fixed, f"log-determinant of {n} rows of {d} dimensions")
     if n <= WHOLE:
         unit = kernel.unit()
-        _take_from_pool(unit @ unit.T / regularizer, np.full(n, 1.0 / regularizer), -np.inf, order, chosen)
+        q = np.full(n, 1.0 / regularizer)
+        _take_from_pool(np.arange(n), unit @ unit.T / regularizer, q, -np.inf, order, chosen)
         return order, chosen
     matrix = np.eye(d) * regularizer
     inverse: np.ndarray = np.eye(d) / regularizer
     alive = held = np.arange(n)
-    x = kernel.x
+    x, free = kernel.x, np.ones(n, np.bool_)
     bound = np.full(n, 1.0 / regularizer)
-    pool_rows, pool_z = alive[:1], kernel.unit(alive[:1]) / regularizer  # e_iᵀ M⁻¹ of the pool
-    picks, done, refreshes, counted = alive[:1], 0, 0, 0  # every first gain is log(λ + 1): row 0
-    chosen[0] = 1.0 / regularizer
+    chosen[0] = 1.0 / regularizer  # every first gain is log(λ + 1): row 0
+    picks, unit = alive[:1], kernel.unit(alive[:1])
+    z, inside, done, refreshes, counted = unit / regularizer, _Pool(0, d), 0, 0, 0
     while True:
-        order[done : done + picks.size] = picks
+        order[done : done + picks.size], free[picks] = picks, False
         done += picks.size
         if done == budget:
             return order, chosen
-        falls = _falls(kernel.unit(picks), _rows_of(picks, pool_rows, pool_z, kernel, inverse, resources))
-        inverse -= falls.T.copy() @ falls
-        pool_z -= (kernel.unit(pool_rows) @ falls.T) @ falls
+        falls = _falls(unit, z)
+        alive = alive[free[alive]]
+        if alive.size < COMPACT * held.size and fixed + 4 * alive.size * d <= resources.memory:
+            x = kernel.x[:0]  # free the last copy before the next is made
+            held, x = alive, kernel.x[alive]
+        _lower_bounds(x, kernel.scale, held, falls, bound, resources, partial(_lower, inverse, inside, falls))
         refreshes += 1
         if refreshes % EXACT_INVERSE_EVERY == 0:
             recent = kernel.unit(order[counted:done])
             matrix += recent.T @ recent
-            inverse, counted, pool_rows, pool_z = np.linalg.inv(matrix), done, pool_rows[:0], pool_z[:0]
-        alive = alive[np.isin(alive, picks, assume_unique=True, invert=True)]
-        if alive.size < COMPACT * held.size and fixed + 4 * alive.size * d <= resources.memory:
-            x = kernel.x[:0]  # free the last copy before the next is made
-            held, x = alive, kernel.x[alive]
-        _lower_bounds(x, kernel.scale, held, falls, bound, resources)
+            inverse, counted = np.linalg.inv(matrix), done
+            inside = _Pool(0, d)
 
-        inside, ceiling = _pool(alive, bound, pool)
-        pool_rows, pool_z = inside, _rows_of(inside, pool_rows, pool_z, kernel, inverse, resources)
-        gram = _product(pool_z, kernel.unit(inside).T, resources)
-        bound[inside] = q = np.diagonal(gram).copy()
-        local = np.empty(min(inside.size, budget - done), np.int64)
-        taken = _take_from_pool(gram, q, ceiling, local, chosen[done:])
-        picks = inside[local[:taken]]
-        if taken == 0:
+        rows, ceiling = _best_bounds(alive, bound, pool)
+        if rows.size != inside.rows.size:
+            inside = _Pool(rows.size, d)
+        inside.draw(rows, kernel, inverse, resources)
+        q = np.diagonal(inside.gram).copy()
+        bound[inside.rows] = q
+        local = np.empty(min(rows.size, budget - done), np.int64)
+        taken = _take_from_pool(inside.rows, inside.gram, q, ceiling, local, chosen[done:])
+        if taken:
+            local = local[:taken]
+            picks, unit, z = inside.rows[local], inside.unit[local], inside.z[local]
+        else:
             picks = _best(kernel, inverse, alive, bound, q.max(), chosen[done:])
+            unit = kernel.unit(picks)
+            z = unit @ inverse
+
+
+class _Pool:
+    """The rows with the largest bounds, of which all is known in float64. A row that stays keeps its place."""
+
+    def __init__(self, m: int, d: int) -> None:
+        self.rows = np.full(m, -1)
+        """(m,), in any order."""
+        self.unit = np.empty((m, d))
+        """e_i, (m, d)."""
+        self.z = np.empty((m, d))
+        """e_iᵀ M⁻¹, (m, d)."""
+        self.gram = np.empty((m, m))
+        """e_iᵀ M⁻¹ e_j, (m, m)."""
+
+    def lower(self, falls: np.ndarray) -> None:
+        """M⁻¹ became M⁻¹ − YᵀY."""
+        share = self.unit @ falls.T
+        self.z -= share @ falls
+        self.gram -= share @ share.T
+
+    def draw(self, wanted: np.ndarray, kernel: Cosine, inverse: np.ndarray, resources: Resources) -> None:
+        """Rows that are not wanted give way to those that are, for which alone anything is computed."""
+        places, missing = exchange(self.rows, wanted)
+        self.rows[places] = new = wanted[missing]
+        self.unit[places] = unit = kernel.unit(new)
+        self.z[places] = z = _product(unit, inverse, resources)
+        fresh = _product(z, self.unit.T, resources)
+        self.gram[places], self.gram[:, places] = fresh, fresh.T
+
+
+def _lower(inverse: np.ndarray, inside: _Pool, falls: np.ndarray) -> None:
+    inverse -= falls.T.copy() @ falls
+    inside.lower(falls)
 
 
 def _falls(unit: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -172,27 +215,9 @@ def _falls(unit: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.linalg.solve(factor, z)
 
 
-def _rows_of(
-    rows: np.ndarray,
-    known_rows: np.ndarray,
-    known: np.ndarray,
-    kernel: Cosine,
-    inverse: np.ndarray,
-    resources: Resources,
-) -> np.ndarray:
-    """e_iᵀ M⁻¹ of some rows, (rows, d): as known where the last pool had the row (sorted), by a product elsewhere."""
-    place = np.minimum(np.searchsorted(known_rows, rows), max(known_rows.size - 1, 0))
-    old = known_rows[place] == rows if known_rows.size else np.zeros(rows.size, np.bool_)
-    z = np.empty((rows.size, inverse.shape[0]))
-    z[old] = known[place[old]]
-    if not old.all():
-        z[~old] = _product(kernel.unit(rows[~old]), inverse, resources)
-    return z
-
-
 def _product(a: np.ndarray, b: np.ndarray, resources: Resources) -> np.ndarray:
     """a @ b, its rows shared by the threads."""
-    return np.concatenate(list(resources.map(lambda piece: a[piece] @ b, resources.chunks(len(a), 64))))
+    return np.concatenate(list(resources.map(lambda piece: a[piece] @ b, resources.chunks(len(a), 16))))
 
 
 def _best(
@@ -222,8 +247,11 @@ def _lower_bounds(
     falls: np.ndarray,
     bound: np.ndarray,
     resources: Resources,
+    beside: Callable[[], None],
 ) -> None:
     """bound_i −= |Y e_i|² for the falls Y (picks, d), rounded so that it stays a bound; x holds the vectors of `rows`.
+
+    `beside` is other work, of one thread, that can be done meanwhile.
 
     Each of the float32 products p_t ≈ y_t·x_i is off by at most ε|y_t||x_i|, so |Y e_i| ≥ |p||x_i|⁻¹ − ε|Y|_F, but
     for the rounding of the squares' sum, which (1 − ε) covers.
@@ -236,7 +264,9 @@ def _lower_bounds(
         some = rows[start : start + BLOCK]
         _subtract_squares(x[start : start + BLOCK] @ narrow, scale, some, 1.0 - error, slack, bound)
 
-    list(resources.map(work, range(0, rows.size, BLOCK)))
+    jobs: list[Callable[[], None]] = [beside]
+    jobs += [partial(work, start) for start in range(0, rows.size, BLOCK)]
+    list(resources.map(lambda job: job(), jobs))
 
 
 @compiled_fast
@@ -250,7 +280,7 @@ def _subtract_squares(
         bound[rows[j]] -= max(np.sqrt(total) * scale[rows[j]] * shrink - slack, 0.0) ** 2
 
 
-def _pool(alive: np.ndarray, bound: np.ndarray, pool: int) -> tuple[np.ndarray, float]:
+def _best_bounds(alive: np.ndarray, bound: np.ndarray, pool: int) -> tuple[np.ndarray, float]:
     """The rows with the largest bounds (at ties the lowest), sorted by row, and the largest bound outside."""
     if alive.size <= pool:
         return alive, -np.inf
@@ -265,14 +295,20 @@ def _pool(alive: np.ndarray, bound: np.ndarray, pool: int) -> tuple[np.ndarray, 
 
 @compiled
 def _take_from_pool(
-    gram: np.ndarray, q: np.ndarray, ceiling: float, order: np.ndarray, chosen: np.ndarray
+    rows: np.ndarray,
+    gram: np.ndarray,
+    q: np.ndarray,
+    ceiling: float,
+    order: np.ndarray,
+    chosen: np.ndarray,
 ) -> int:
     """Pick until an outsider might win, or the pool or the budget is spent; returns the number of picks.
 
     Row t of the factor is Cholesky's: (K_t· − Σ_{s<t} F_st F_s·) / √(1 + q_t), and q −= F_t².
 
     Args:
-        gram: e_iᵀ M⁻¹ e_j at the start, (m, m), pool sorted by row.
+        rows: of the pool, (m,), in any order.
+        gram: e_iᵀ M⁻¹ e_j at the start, (m, m).
         q: its diagonal.
         ceiling: at least every outsider's q.
         order: written: positions in the pool.
@@ -288,11 +324,12 @@ def _take_from_pool(
             if free[i]:
                 best = max(best, q[i])
         floor = best - tie_width(best)
-        pick = 0
-        while not free[pick] or q[pick] < floor:
-            pick += 1
         if ceiling >= floor:
             return step
+        pick = -1
+        for i in range(m):
+            if free[i] and q[i] >= floor and (pick < 0 or rows[i] < rows[pick]):
+                pick = i
         order[step], chosen[step], free[pick] = pick, q[pick], False
         row = factor[step]
         row[:] = gram[pick]

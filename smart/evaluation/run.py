@@ -13,7 +13,7 @@ from smart.config import UserError
 from smart.evaluation.heldout import groups_in, write_tasks
 from smart.evaluation.offline import build_cache, content_key, data_from
 from smart.evaluation.subject import Subject, load_subject, settings, wrap
-from smart.evaluation.suites import SEEDS, LoadedSuite, Suite, chance, load_suite, run_suite
+from smart.evaluation.suites import SEEDS, LoadedSuite, Suite, chance, check_room, load_suite, run_suite
 from smart.runtime.files import atomic_folder, hash_file
 from smart.runtime.manifest import make_key, versions, write_manifest
 from smart.runtime.speed import measure
@@ -106,6 +106,7 @@ def evaluate(request: Request, folder: Path, processes: Processes, device: Any) 
 
     started = time.monotonic()
     suite, tokenizer = load_tasks(request)
+    check_room(suite, request.subject.precision.max_length)
     inner = load_subject(request.subject, tokenizer, request.cache / "models", device)
     used = settings(inner, request.subject)
     answers = request.cache / "answers" / make_key({**used, "versions": versions(*PACKAGES)}, [], VERSION)

@@ -125,6 +125,21 @@ def stock_texts() -> dict[str, list[str]]:
     return texts
 
 
+def check_room(suite: LoadedSuite, max_length: int | None) -> None:
+    """Refuse a length in which a task's answer leaves no room for its prompt, before a model is loaded.
+
+    Raises:
+        UserError: naming the first such task.
+    """
+    for name, task in suite.loaded["tasks"].items():
+        new = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", 0)
+        if max_length is not None and new >= max_length:
+            raise UserError(
+                f"max_length={max_length}: {name} generates up to {new} tokens, which leaves no room for its prompts;"
+                f" give at least {2 * new}, or null for what the model was trained on"
+            )
+
+
 def chance(suite: LoadedSuite) -> dict[str, float]:
     """Task → the accuracy of answers without thought: options at random, or where the answer is free, the commonest
     right answer every time."""

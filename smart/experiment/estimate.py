@@ -23,8 +23,12 @@ _LORA = 0.0228 / 64
 _ROW_BYTES = 1_500
 _SCORE_BYTES = 2_000
 """Of a sample."""
-_READ_ROWS = 3_000
-"""Rows of a collection that are read, checked and sorted a second."""
+_READ_ROWS = 100_000
+"""Rows of files that are read, checked and sorted a second."""
+_GENERATED_ROWS = 3_000
+"""Rows that reasoning-gym generates a second; they are kept, so once."""
+_SEARCHED_ROWS = 7_000
+"""Rows in which benchmarks' questions are looked for a second, once for each pool."""
 _ENCODED = {"wordllama": 3_200, "minilm": 60}
 """Prompts that encoders for a CPU turn into vectors a second."""
 _ENCODER = 2 * 335e6 * 256
@@ -117,6 +121,10 @@ def _selection(config: Mapping[str, Any], speed: Speed, pool: Texts) -> float:
     seconds = speed.start / 2 + pool.rows / _READ_ROWS
     if pool.made:
         return seconds
+    if "ReasoningGym" in str(config.get("collection")):
+        seconds += pool.rows / _GENERATED_ROWS
+    if config.get("decontaminate"):
+        seconds += pool.rows / _SEARCHED_ROWS
     encoder = str(config.get("encoder")).lower()
     each = next((1 / rate for name, rate in _ENCODED.items() if name in encoder), _ENCODER / speed.flops)
     pairs = float(sum(size**2 for size in pool.sizes))

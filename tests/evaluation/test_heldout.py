@@ -215,3 +215,13 @@ def test_chance_is_a_random_option_or_the_commonest_answer(scored, collection):
     assert part(scored[0], "heldout_options", "acc")["chance"]["micro"] == pytest.approx(1 / 3)
     assert part(scored[0], "heldout_text", "exact_match")["chance"]["macro"] == pytest.approx(np.mean(shares))
     assert "chance" not in part(scored[0], "heldout_text", "rougeL")
+
+
+def test_a_length_without_room_is_refused_before_a_model_is_loaded(
+    collection, model, benchmarks, cache, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run, "load_subject", lambda *_: pytest.fail("a model was loaded"))
+    suite = Suite("heldout", (), 0, str(collection))
+    request = make_request(model, benchmarks, cache, suite=suite, max_length=2)
+    with pytest.raises(UserError, match=r"max_length=2: heldout_text_\w+ generates up to \d+ tokens"):
+        run.evaluate(request, tmp_path / "scores", Processes(), CPU)

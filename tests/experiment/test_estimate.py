@@ -171,3 +171,15 @@ def test_groups_of_unseen_tasks_are_counted_as_they_are_named() -> None:
     assert text > loss
     assert taken() == pytest.approx(loss + text)
     assert taken("heldout_loss", "heldout_text", "mmlu_anatomy") > loss + text
+
+
+def test_a_pool_is_read_for_every_selection_and_searched_once() -> None:
+    plain = {"encoder": "wordllama"}
+    sizes = [1] * 200_000
+
+    def taken(made: bool = False, **more: Any) -> float:
+        return seconds("select", {**plain, **more}, None, Texts(sizes, made=made))
+
+    assert taken(made=True, decontaminate="drop") == taken(made=True) == pytest.approx(2.0)
+    assert taken(decontaminate="drop") - taken() == pytest.approx(200_000 / 7_000)
+    assert taken(collection={"_target_": "smart.collection.ReasoningGym"}) - taken() > 60

@@ -103,6 +103,7 @@ def _write(
     from smart.commands.steps import validation_rows
     from smart.mixture import summarise, write_mixture
     from smart.runtime.manifest import versions
+    from smart.runtime.memory import peak_memory
     from smart.runtime.tracking import flatten, track
 
     for warning in selection.warnings:
@@ -132,6 +133,7 @@ def _write(
         "approximation": selection.approximation,
         "versions": versions("numpy", "pyarrow", "numba"),
         "seconds": clock.seconds,
+        "peak_memory": peak_memory(),
     }
     means = selection.task_means
     write_mixture(

@@ -16,6 +16,7 @@ from smart.evaluation.subject import Subject, load_subject, settings, wrap
 from smart.evaluation.suites import SEEDS, LoadedSuite, Suite, chance, check_room, load_suite, run_suite
 from smart.runtime.files import atomic_folder, hash_file
 from smart.runtime.manifest import make_key, versions, write_manifest
+from smart.runtime.memory import peak_memory
 from smart.runtime.speed import measure
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def _manifest(request: Request, content: dict[str, Any]) -> dict[str, Any]:
         "adapter": {key: request.subject.manifest.get(key) for key in ("key", "mixture", "config")},
         "counts": content["requests"],
         "seconds": content["seconds"],
+        "peak_memory": peak_memory(),
     }
 
 

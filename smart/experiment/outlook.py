@@ -11,7 +11,7 @@ import numpy as np
 from smart.experiment.estimate import TOKENS, Estimate, Texts, estimate
 from smart.experiment.grid import heading, shown
 from smart.experiment.stages import FOLDERS, Cell, Run, Study
-from smart.experiment.states import Ledger, State, manifest_of
+from smart.experiment.states import Ledger, State, is_done, manifest_of
 from smart.runtime.speed import A100, Speed
 
 _MARK = {State.DONE: "x", State.WAITING: " ", State.FAILED: "!", State.INFEASIBLE: "-", State.STOPPED: "-"}
@@ -162,6 +162,19 @@ def _seconds(run: Run) -> float:
     if isinstance(seconds, Mapping):
         return float(seconds.get("all", sum(seconds.values())))
     return float(seconds)
+
+
+def spent(study: Study) -> list[list[str]]:
+    """What the runs that are done took, by their manifests: stage, runs, hours one after the other, most memory."""
+    lines = []
+    for stage in FOLDERS:
+        done = [run for run in study.runs if run.stage == stage and is_done(run)]
+        peaks = [manifest_of(run).get("peak_memory") for run in done]
+        most = max((peak for peak in peaks if peak), default=None)
+        if done:
+            hours = f"{sum(map(_seconds, done)) / 3600:.2f}"
+            lines.append([stage, str(len(done)), hours, "" if most is None else f"{most / 1e9:.2f} GB"])
+    return lines
 
 
 def _costs(study: Study, states: Mapping[str, State], basis: Basis) -> list[str]:

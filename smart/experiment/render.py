@@ -13,6 +13,7 @@ from smart.experiment.scores import FEWEST_TASKS, UNSEEN, Metric
 from smart.experiment.table import SPREAD, Entry, Row
 
 SIZES = ("rows", "tokens", "supervised tokens", "steps")
+SPENT = ("stage", "runs", "hours, one after the other", "most memory")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Table:
     rows: Sequence[Row]
     notes: Sequence[str]
     published: Sequence[Published] = ()
+    spent: Sequence[Sequence[str]] = ()
+    """What it took: a line for each stage, under SPENT."""
 
     def head(self) -> list[str]:
         keys = [heading(key) for key in self.grid.axes] or ["row"]
@@ -115,6 +118,8 @@ def markdown(table: Table) -> str:
     parts += ["\n".join(f"- {line}" for line in table.legend())]
     if lines := differences(table):
         parts += [f"## Against the baseline ({_baseline(table.grid)})", _pipes(DIFFERENCES, lines)]
+    if table.spent:
+        parts += ["## What it took", _pipes(SPENT, table.spent)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from smart.experiment.figures import Drawing, mixtures, read_tasks
 from smart.experiment.outlook import describe
-from smart.experiment.render import DIFFERENCES, Table, differences
+from smart.experiment.render import DIFFERENCES, SPENT, Table, differences
 from smart.experiment.stages import COMMANDS, Cell, Run, Study
 from smart.experiment.states import Ledger, State, cell_state, manifest_of
 from smart.experiment.table import Entry, Row
@@ -55,6 +55,7 @@ def report(
         f'<h2>Against the baseline</h2><div class="scroll">{_plain(DIFFERENCES, against)}</div>'
         if against
         else "",
+        f"<h2>What it took</h2>{_plain(SPENT, table.spent)}" if table.spent else "",
         "<h2>Figures</h2>" + "".join(map(_figure, drawings)) if drawings else "",
         _map(study, task_map) if task_map else "",
         "<h2>Cells</h2>" + "".join(_cell(cell, study, ledger) for cell in study.cells),

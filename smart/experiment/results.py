@@ -8,6 +8,7 @@ from typing import Any
 
 from smart.experiment.figures import draw_figures
 from smart.experiment.grid import heading
+from smart.experiment.outlook import spent
 from smart.experiment.reference import read_reference
 from smart.experiment.render import Table, as_csv, latex, markdown
 from smart.experiment.report import TaskMap, report
@@ -36,7 +37,9 @@ def read_table(study: Study, ledger: Ledger, plain: Mapping[str, Any]) -> Table:
         rows.setdefault((cell.seed is None, repr(cell.values)), []).append(cell)
     materials = [_material(cells, ledger, scores) for cells in rows.values()]
     title = plain["title"] or grid.name
-    return Table(title, grid, metrics, make_rows(grid, materials, metrics), _notes(study), published)
+    return Table(
+        title, grid, metrics, make_rows(grid, materials, metrics), _notes(study), published, spent(study)
+    )
 
 
 def _material(cells: list[Cell], ledger: Ledger, scores: Mapping[str, Scores]) -> Material:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from smart.runtime.memory import peak_memory
 from smart.runtime.progress import progress
 from smart.training import checkpoints
 from smart.training.order import Order
@@ -68,13 +68,6 @@ class Progress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.close()
-
-
-def peak_memory() -> int:
-    """Bytes at most: of this process's GPU where it has one, else of the process."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Preemption(TrainerCallback):

@@ -217,7 +217,7 @@ def _merge(job: Job, source: str, output: Path) -> dict[str, Any]:
 def _manifest(
     job: Job, store: TokenStore, trainer: Any, interrupted: bool, resumed: Path | None
 ) -> dict[str, Any]:
-    from smart.training.callbacks import peak_memory
+    from smart.runtime.memory import peak_memory
 
     state = trainer.state
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]

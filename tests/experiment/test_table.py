@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 from smart.config import UserError
 from smart.evaluation.statistics import holm
 from smart.experiment.grid import Grid
+from smart.experiment.outlook import spent
 from smart.experiment.reference import read_reference
 from smart.experiment.render import Table, as_csv, differences, latex, markdown
 from smart.experiment.scores import Metric, Scores, shared_metrics
 from smart.experiment.table import Material, Row, make_rows
-from tests.experiment.examples import scores, write_scores
+from tests.experiment.examples import make_study, scores, write_scores
 
 GRID = Grid.of(
     "mine",
@@ -220,3 +222,27 @@ def test_chance_stands_beside_a_score(tmp_path: Path) -> None:
     assert quiz.chance == pytest.approx(0.25)
     assert quiz.title == "quiz acc (chance 0.250)"
     assert loss.chance is None
+
+
+def test_what_it_took_is_a_table_of_the_runs_that_are_done(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    assert spent(study) == []
+    for run in study.runs:
+        run.folder.mkdir(parents=True)
+        took = {"seconds": {"load": 1.0, "all": 1800.0}, "peak_memory": 2_000_000_000}
+        took = took if run.stage == "evaluate" else {"seconds": 3600.0}
+        read = {"train": "mixture", "evaluate": "adapter"}.get(run.stage)
+        source = {read: {"key": run.source.key}} if read and run.source else {}
+        (run.folder / "manifest.json").write_text(json.dumps({"key": run.key, **took, **source}))
+    lines = spent(study)
+    counts = {
+        stage: sum(run.stage == stage for run in study.runs) for stage in ("select", "train", "evaluate")
+    }
+    assert [line[:3] for line in lines] == [
+        ["select", str(counts["select"]), f"{counts['select']:.2f}"],
+        ["train", str(counts["train"]), f"{counts['train']:.2f}"],
+        ["evaluate", str(counts["evaluate"]), f"{counts['evaluate'] / 2:.2f}"],
+    ]
+    assert [line[3] for line in lines] == ["", "", "2.00 GB"]
+    table = Table("mine", study.grid, [], [], [], spent=lines)
+    assert "## What it took" in markdown(table)

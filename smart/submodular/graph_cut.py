@@ -39,7 +39,7 @@ from smart.submodular.zeros import without_zeros
 
 POOL = 10.0  # rows of the innermost pool, in units of √d: its cosines cost most
 RATIO = 4  # how many times larger the enclosing pool is, up to a third of all rows
-PIECE = 2**20  # multiplications that are worth a thread
+PIECE = 2**22  # multiplications that are worth a thread
 
 
 class State:

@@ -3,11 +3,12 @@
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,8 +29,9 @@ class Resources:
     """Bytes that may be used above the vectors."""
 
     def map(self, work: Callable[[T], U], items: Iterable[T]) -> Iterable[U]:
-        """work(item) for every item, in order, shared by the threads."""
-        return map(work, items) if self.threads == 1 else self._pool.map(work, items)
+        """work(item) for every item, in order, shared by the threads; a single item is not worth handing over."""
+        todo = list(items)
+        return map(work, todo) if self.threads == 1 or len(todo) == 1 else self._pool.map(work, todo)
 
     def chunks(self, n: int, least: int) -> list[slice]:
         """n items in one piece for every thread, none smaller than `least` where that can be."""
@@ -72,7 +74,7 @@ class MemoryLimitError(MemoryError):
 def parse_memory(limit: int | str | None) -> int:
     """Bytes of 4000000000, "4GB" or "512MB" (powers of 1000), "4GiB" (of 1024); None: 80 % of what is free now."""
     if limit is None:
-        return int(0.8 * _free_memory())
+        return int(0.8 * _free_memory_lately(int(time.monotonic())))
     if isinstance(limit, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", limit, re.IGNORECASE)
         if not match:
@@ -91,6 +93,12 @@ _GROUPS = {
         "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
     ),
 }  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _free_memory_lately(second: int) -> int:
+    """Asked once a second: for the small groups of a collection, asking takes longer than ordering."""
+    return _free_memory()
 
 
 def _free_memory(root: Path = Path("/")) -> int:

@@ -280,7 +280,8 @@ def _outside(bounds: tuple[np.ndarray, ...], level: int, error: float) -> float:
     if ceiling[level] == -np.inf:
         return -np.inf
     ahead = length[level] - along[level]
-    rounding = 1e-14 * length[level] * (1.0 + np.sqrt(max(0.0, squared[level])))
+    # What float64 may have lost in |D|² and α².
+    rounding = 1e-13 * length[level] * (1.0 + np.sqrt(max(0.0, squared[level])))
     aside = np.sqrt(
         max(0.0, squared[level] - along[level] ** 2) + (rounding if squared[level] > 0.0 else 0.0)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _LINES = 6
 """Mixtures drawn in one figure of budgets."""
+_TITLE = 44
+"""Characters above one of two panels."""
 _HEAT = ("select.fn", "select.instance_fn")
 
 
@@ -87,7 +90,8 @@ def _panels(
 
 
 def _title(metric: Metric) -> str:
-    return metric.title + ("\n(less is better)" if metric.sign < 0 else "")
+    lines = textwrap.wrap(metric.title, _TITLE, break_long_words=True)
+    return "\n".join([*lines, *(["(less is better)"] if metric.sign < 0 else [])])
 
 
 def _draw_chance(metric: Metric, line: Callable[..., object]) -> None:

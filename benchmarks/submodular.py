@@ -203,7 +203,7 @@ def measure_case(case: Case, folder: Path, repeats: int) -> dict[str, Any]:
     for peer in PEERS[case.fn] if case.peers else ():
         if not (case.groups and peer == "apricot"):
             result[peer] = measure(case, peer, vectors, repeats)
-    return result
+    return {**result, "date": str(date.today())}
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -325,7 +325,12 @@ def main() -> None:
 def write(results: list[dict[str, Any]], folder: Path) -> None:
     """Table, numbers and figure."""
     folder.mkdir(parents=True, exist_ok=True)
-    machine = {"processor": processor(), "cores": os.cpu_count(), "date": str(date.today())}
+    days = sorted({result["date"] for result in results})
+    machine = {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "date": " to ".join(dict.fromkeys((days[0], days[-1]))),
+    }
     (folder / "submodular.json").write_text(
         json.dumps({"machine": machine, "results": results}, indent=1) + "\n"
     )

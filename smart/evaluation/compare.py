@@ -12,41 +12,15 @@ from typing import Any
 import numpy as np
 
 from smart.config import UserError
-from smart.evaluation.scores import read_scores, values_of
+from smart.evaluation.metrics import Metric, Scores
 from smart.evaluation.statistics import Difference, group_difference, holm, mean_score, paired_difference
 from smart.runtime.files import atomic_folder, write_atomic
-from smart.runtime.manifest import make_key, read_manifest, write_manifest
+from smart.runtime.manifest import make_key, write_manifest
 
-VERSION = 1
+VERSION = 2
 SEEDS = 3
 """Runs that a group needs: with fewer, how much seeds matter is anyone's guess."""
 LEVEL = 0.05
-
-Key = tuple[str, str, str]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One folder of scores."""
-
-    name: str
-    values: dict[Key, np.ndarray]
-    """(task, metric, filter) → number of each item."""
-    documents: dict[str, list[tuple[int, str, str]]]
-    """Task → (number, hash, hash of the prompt) of each item."""
-    parts: dict[str, list[str]]
-    key: str
-
-    @classmethod
-    def read(cls, folder: Path) -> Scores:
-        samples, results = read_scores(folder)
-        documents: dict[str, set[tuple[int, str, str]]] = {}
-        columns = (samples[name].to_pylist() for name in ("task", "doc_id", "doc_hash", "prompt_hash"))
-        for task, *document in zip(*columns, strict=True):
-            documents.setdefault(task, set()).add(tuple(document))
-        listed = {task: sorted(found) for task, found in documents.items()}
-        key = (read_manifest(folder) or {}).get("key", "")
-        return cls(folder.resolve().name, values_of(samples), listed, results["parts"], key)
 
 
 @dataclass(frozen=True)
@@ -57,7 +31,9 @@ class Row:
     second: str
     part: str
     metric: str
-    items: int
+    count: int
+    unit: str
+    """Of what was drawn: items, or tasks where these are a sample themselves."""
     scores: tuple[float, float]
     difference: Difference
     adjusted: float = 1.0
@@ -79,7 +55,7 @@ class Row:
             f" {self.adjusted:.3g}"
         )
         turned = "" if what.gained is None else f"; {what.gained + (what.lost or 0)} decisions differ"
-        where = f"{self.part} ({self.metric}, {self.items:,} items)"
+        where = f"{self.part} ({self.metric}, {self.count:,} {self.unit})"
         if self.inside_noise:
             return (
                 f"{where}: the difference of {interval.value:+.4f} between {of} {self.first} and {self.second}"
@@ -149,55 +125,54 @@ def _names(read: Mapping[str, list[Scores]]) -> list[str]:
 
 def _compare_pair(read: Mapping[str, list[Scores]], first: str, second: str, seed: int) -> list[Row]:
     everyone = [*read[first], *read[second]]
-    parts = {name: tasks for name, tasks in everyone[0].parts.items() if _shared(name, everyone)}
-    if not parts:
+    metrics = _shared_metrics(everyone)
+    if not metrics:
         raise UserError(f"compare: {first} and {second} have no suite in common")
     rows = []
-    for part, tasks in parts.items():
-        for task in tasks:
-            _check_items(task, everyone)
-        for metric, filter_name in _metrics(tasks, everyone):
-            a, b = (_stacked(read[name], tasks, metric, filter_name) for name in (first, second))
-            if len(everyone) == 2:
-                difference = paired_difference([x[0] for x in a], [x[0] for x in b], seed=seed)
-            else:
-                difference = group_difference(a, b, seed=seed)
-            means = [mean_score([x.mean(axis=0) for x in scores], "micro") for scores in (a, b)]
-            label = metric if filter_name == "none" else f"{metric}, {filter_name}"
-            items = sum(x.shape[1] for x in a)
-            rows.append(Row(first, second, part, label, items, (means[0], means[1]), difference))
+    for metric in metrics:
+        _check_questions(metric, everyone)
+        a, b = (_stacked(read[name], metric) for name in (first, second))
+        if len(everyone) == 2:
+            one, other = ([x[0] for x in runs] for runs in (a, b))
+            difference = paired_difference(one, other, metric.average, seed=seed)
+        else:
+            difference = group_difference(a, b, metric.average, seed=seed)
+        means = [mean_score([x.mean(axis=0) for x in runs], metric.average) for runs in (a, b)]
+        label = metric.metric + ("" if metric.filter == "none" else f", {metric.filter}")
+        label += "" if metric.sign > 0 else ", lower is better"
+        unit = "tasks" if everyone[0].draws_tasks(metric) else "items"
+        count = sum(x.shape[1] for x in a)
+        rows.append(Row(first, second, metric.part, label, count, unit, (means[0], means[1]), difference))
     return rows
 
 
-def _shared(part: str, everyone: Sequence[Scores]) -> bool:
-    return all(scores.parts.get(part) == everyone[0].parts[part] for scores in everyone)
-
-
-def _check_items(task: str, everyone: Sequence[Scores]) -> None:
+def _shared_metrics(everyone: Sequence[Scores]) -> list[Metric]:
     one = everyone[0]
-    for other in everyone[1:]:
-        if other.documents[task] != one.documents[task]:
-            sizes = len(one.documents[task]), len(other.documents[task])
-            raise UserError(
-                f"compare: {one.name} and {other.name} did not answer the same prompts of {task} ({sizes[0]} and"
-                f" {sizes[1]} items): score both with the same limit, shots and data"
-            )
-
-
-def _metrics(tasks: Sequence[str], everyone: Sequence[Scores]) -> list[tuple[str, str]]:
-    found = dict.fromkeys(
-        (metric, filter_name) for task, metric, filter_name in everyone[0].values if task in set(tasks)
-    )
     return [
-        pair for pair in found if all((task, *pair) in scores.values for scores in everyone for task in tasks)
+        metric
+        for metric in one.metrics
+        if all(
+            metric in other.metrics and other.parts[metric.part] == one.parts[metric.part]
+            for other in everyone
+        )
     ]
 
 
-def _stacked(
-    listed: Sequence[Scores], tasks: Sequence[str], metric: str, filter_name: str
-) -> list[np.ndarray]:
-    """For each task, float (runs, items)."""
-    return [np.stack([scores.values[task, metric, filter_name] for scores in listed]) for task in tasks]
+def _check_questions(metric: Metric, everyone: Sequence[Scores]) -> None:
+    one = everyone[0]
+    for other in everyone[1:]:
+        for task in one.parts[metric.part]:
+            if other.questions[task] != one.questions[task]:
+                sizes = [len(scores.values[task, metric.metric, metric.filter]) for scores in (one, other)]
+                raise UserError(
+                    f"compare: {one.name} and {other.name} did not answer the same prompts of {task} ({sizes[0]} and"
+                    f" {sizes[1]} items): score both with the same limit, shots and data"
+                )
+
+
+def _stacked(runs: Sequence[Scores], metric: Metric) -> list[np.ndarray]:
+    """For each task, float (runs, items); for tasks that are drawn themselves, one (runs, tasks)."""
+    return [np.stack(each) for each in zip(*(scores.items(metric) for scores in runs), strict=True)]
 
 
 def _bullets(text: str) -> str:
@@ -211,7 +186,8 @@ def _write_table(path: Path, rows: Sequence[Row]) -> None:
             "metric": row.metric,
             "first": row.first,
             "second": row.second,
-            "items": row.items,
+            "count": row.count,
+            "unit": row.unit,
             "first_score": row.scores[0],
             "second_score": row.scores[1],
             "difference": row.difference.interval.value,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smart.config import ConfigError, parse_count
+from smart.evaluation.metrics import Metric
 from smart.experiment.grid import Values, shown
 from smart.experiment.render import Table
-from smart.experiment.scores import Metric
 from smart.experiment.stages import Run, Study
 from smart.experiment.states import is_done
 from smart.experiment.table import Row

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smart.config import UserError
+from smart.evaluation.metrics import Metric
 from smart.experiment.grid import Grid, Values, shown
-from smart.experiment.scores import Metric
 
 
 @dataclass(frozen=True)

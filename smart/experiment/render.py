@@ -7,9 +7,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from smart.evaluation.metrics import FEWEST_TASKS, UNSEEN, Metric
 from smart.experiment.grid import Grid, heading, shown
 from smart.experiment.reference import Published, find_reference
-from smart.experiment.scores import FEWEST_TASKS, UNSEEN, Metric
 from smart.experiment.table import SPREAD, Entry, Row
 
 SIZES = ("rows", "tokens", "supervised tokens", "steps")

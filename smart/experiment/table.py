@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from smart.evaluation.metrics import Metric, Scores
 from smart.evaluation.statistics import (
     Difference,
     Interval,
@@ -17,7 +18,6 @@ from smart.evaluation.statistics import (
     score_interval,
 )
 from smart.experiment.grid import Grid, Values
-from smart.experiment.scores import Metric, Scores
 
 LEVEL = 0.05
 SPREAD = 0.02

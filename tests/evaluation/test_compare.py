@@ -14,13 +14,15 @@ import pytest
 
 from smart.config import UserError
 from smart.evaluation.compare import compare
-from smart.evaluation.scores import SCHEMA
+from smart.evaluation.scores import SCHEMA, task_hashes
 
 ITEMS = 120
 
 
-def write(folder: Path, answers: dict[str, np.ndarray], prompt: str = "p") -> str:
-    """A folder of scores with the part `suite`, made of right and wrong answers."""
+def write(
+    folder: Path, answers: dict[str, np.ndarray], prompt: str = "p", part: str = "suite", metric: str = "acc"
+) -> str:
+    """A folder of scores with one part; a metric that is no `acc` has pairs: a sum, and of how many tokens."""
     folder.mkdir(parents=True)
     rows = [
         {
@@ -30,13 +32,20 @@ def write(folder: Path, answers: dict[str, np.ndarray], prompt: str = "p") -> st
             "doc_id": number,
             "doc_hash": f"{task}{number}",
             "prompt_hash": f"{prompt}{number}",
-            "metrics": json.dumps({"acc": float(value)}),
+            "metrics": json.dumps({metric: float(value) if metric == "acc" else value.tolist()}),
         }
         for task, values in answers.items()
         for number, value in enumerate(values)
     ]
-    pq.write_table(pa.Table.from_pylist(rows[::-1], schema=SCHEMA), folder / "samples.parquet")
-    (folder / "results.json").write_text(json.dumps({"parts": {"suite": list(answers)}}))
+    samples = pa.Table.from_pylist(rows[::-1], schema=SCHEMA)
+    score = {"part": part, "metric": metric, "filter": "none", "macro": {}}
+    results = {
+        "parts": {part: list(answers)},
+        "scores": [{**score, "micro": {}} if metric == "acc" else score],
+        "task_hashes": task_hashes(samples),
+    }
+    pq.write_table(samples, folder / "samples.parquet")
+    (folder / "results.json").write_text(json.dumps(results))
     (folder / "manifest.json").write_text(json.dumps({"key": folder.name}))
     return str(folder)
 
@@ -134,3 +143,30 @@ def test_the_interval_points_where_the_sentence_does(tmp_path):
     assert said, text
     value, least, most = map(float, said.groups())
     assert 0 < least < value < most
+
+
+def losses(seed: int, worse: float, tasks: int) -> dict[str, np.ndarray]:
+    """Of two items each: nats and tokens, (items, 2)."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(1, 9, (tasks, 2))
+    nats = tokens * (2 + worse + 0.1 * rng.random((tasks, 2)))
+    return {f"t{task}": np.stack([nats[task], tokens[task]], axis=1) for task in range(tasks)}
+
+
+@pytest.mark.parametrize(("tasks", "drawn"), [(12, "12 tasks"), (4, "8 items")])
+def test_unseen_tasks_are_compared_by_their_loss_per_token_and_drawn_where_they_are_many(
+    tmp_path, tasks, drawn
+):
+    one, other = losses(0, 0.0, tasks), losses(0, 0.5, tasks)
+    folders = [
+        write(tmp_path / name, scores, part="heldout_loss", metric="loss")
+        for name, scores in (("a", one), ("b", other))
+    ]
+    folder, text = compare(folders, tmp_path / "out", tmp_path, 23)
+    assert f"heldout_loss (loss, lower is better, {drawn}): b scores 0.5000 higher than a" in text
+    (row,) = table(folder)
+    per_token = [
+        np.mean([task[:, 0].sum() / task[:, 1].sum() for task in scores.values()]) for scores in (one, other)
+    ]
+    assert [float(row["first_score"]), float(row["second_score"])] == pytest.approx(per_token)
+    assert row["test"] == "paired bootstrap"

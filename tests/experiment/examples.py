@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from smart.evaluation.metrics import Scores
 from smart.evaluation.scores import RESULTS, SAMPLES, samples_table, summarize, task_hashes
 from smart.experiment.grid import Grid
-from smart.experiment.scores import Scores
 from smart.experiment.stages import Composed, Study, build
 
 SETTINGS: dict[str, Any] = {

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from smart.config import UserError
+from smart.evaluation.metrics import Metric, Scores
 from smart.evaluation.statistics import holm
 from smart.experiment.grid import Grid
 from smart.experiment.outlook import spent
 from smart.experiment.reference import read_reference
 from smart.experiment.render import Table, as_csv, differences, latex, markdown
-from smart.experiment.scores import Metric, Scores, shared_metrics
+from smart.experiment.scores import shared_metrics
 from smart.experiment.table import Material, Row, make_rows
 from tests.experiment.examples import make_study, scores, write_scores
 
@@ -207,8 +208,8 @@ def test_unseen_tasks_are_drawn_with_all_their_items() -> None:
     values = {(f"t{n}", "exact_match", "none"): np.full(50, mean) for n, mean in enumerate(means)}
     parts = {part: [f"t{n}" for n in range(20)] for part in ("heldout_text", "quiz")}
     metrics = {part: Metric(part, "exact_match", "none", "macro") for part in parts}
-    one = Scores(values, parts, {}, tuple(metrics.values()))
-    few = Scores(values, {"heldout_text": parts["quiz"][:9]}, {}, ())
+    one = Scores("one", "", values, parts, {}, tuple(metrics.values()))
+    few = Scores("few", "", values, {"heldout_text": parts["quiz"][:9]}, {}, ())
     assert len(few.items(metrics["heldout_text"])) == 9, "too few to tell how tasks differ"
     row = make_rows(GRID, [Material({}, False, "done", (one,), ())], one.metrics)[0]
     unseen, fixed = (entry.interval for entry in row.entries if entry)

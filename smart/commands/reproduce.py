@@ -60,11 +60,13 @@ def reproduce(config: DictConfig) -> Path | None:
     from smart.experiment.grid import spell
     from smart.experiment.stages import build
     from smart.experiment.states import Ledger
+    from smart.runtime.files import ContentHashes
 
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     root = Path(plain["output_root"])
     grid = _grid(plain, str(HydraConfig.get().runtime.choices["table"]), root)
-    study = build(grid, compose, root, _versions())
+    remembered = None if plain["plan"] else root / "cache" / "content"  # a plan writes nothing
+    study = build(grid, compose, root, _versions(), ContentHashes(remembered))
     ledger = Ledger(root / "logs" / f"table-{grid.name}")
     tracker = _tracker(plain["tracker"], grid.name)
     common = [f"output_root={spell(str(root))}"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from smart.config import Problems
 from smart.experiment.grid import Grid, Values, overrides_of, spell
+from smart.runtime.files import ContentHashes
 from smart.runtime.manifest import make_key
 
 FOLDERS = {"select": "mixtures", "train": "adapters", "evaluate": "scores"}
@@ -102,17 +103,24 @@ class Study:
         return sum(run in cell.runs for cell in self.cells)
 
 
-def build(grid: Grid, compose: Compose, root: Path, versions: Mapping[str, int]) -> Study:
+def build(
+    grid: Grid,
+    compose: Compose,
+    root: Path,
+    versions: Mapping[str, int],
+    content: ContentHashes | None = None,
+) -> Study:
     """Compose every stage of every cell, and find what is shared.
 
     Args:
         root: the folder of artifacts.
         versions: of each stage, raised when its outputs change.
+        content: hashes what the configurations name on this machine.
 
     Raises:
         ConfigError: where cells are not trained alike, so that their scores could not be compared.
     """
-    maker = _Maker(compose, root, versions)
+    maker = _Maker(compose, root, versions, content or ContentHashes())
     cells: list[Cell] = []
     drawn: dict[str, bool] = {}
     trained: dict[str, Composed] = {}
@@ -174,6 +182,7 @@ class _Maker:
     compose: Compose
     root: Path
     versions: Mapping[str, int]
+    content: ContentHashes
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def select(self, values: Values, seed: int) -> tuple[Run, bool]:
@@ -186,7 +195,7 @@ class _Maker:
         config = {key: value for key, value in composed.config.items() if key not in _FREE}
         inputs = [source.key] if source else []
         key = make_key(
-            {"stage": stage, **config, "files": _files(config, self.root)},
+            {"stage": stage, **config, "files": _files(config, self.root, self.content)},
             inputs,
             self.versions.get(stage, 0),
         )
@@ -214,18 +223,17 @@ def _stem(stage: str, composed: Composed, source: Run | None) -> str:
     return re.sub(r"[^\w.-]+", "_", "-".join(parts).replace("%", "pct"))
 
 
-def _files(tree: Any, root: Path) -> list[list[Any]]:
-    """Size and time of every local file or folder that the configuration names: another file is another run.
+def _files(tree: Any, root: Path, content: ContentHashes) -> list[list[str]]:
+    """Content of every local file or folder that the configuration names: another content is another run.
 
     What lies under `root` is ours, and named by what decides it.
     """
     if isinstance(tree, Mapping):
-        return [found for value in tree.values() for found in _files(value, root)]
+        return [found for value in tree.values() for found in _files(value, root, content)]
     if isinstance(tree, list):
-        return [found for value in tree for found in _files(value, root)]
-    if not isinstance(tree, str) or os.sep not in tree or not os.path.exists(tree):
+        return [found for value in tree for found in _files(value, root, content)]
+    if not isinstance(tree, str) or not tree.strip("./") or not os.path.exists(tree):
         return []
     if Path(tree).resolve().is_relative_to(root.resolve()):
         return []
-    status = os.stat(tree)
-    return [[tree, status.st_size, status.st_mtime_ns]]
+    return [[tree, content(Path(tree))]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,16 +56,22 @@ def test_two_grids_share_a_run_and_another_setting_is_another_run(tmp_path: Path
     assert elsewhere == ids, "threads change no result"
 
 
-def test_another_file_is_another_run(tmp_path: Path) -> None:
-    file = tmp_path / "rows.parquet"
-    file.write_text("one")
-    before = {run.id for run in make_study(tmp_path / "out", **{"select.path": str(file)}).runs}
-    assert before == {run.id for run in make_study(tmp_path / "out", **{"select.path": str(file)}).runs}
-    file.write_text("another")
-    after = {run.id for run in make_study(tmp_path / "out", **{"select.path": str(file)}).runs}
-    assert before & after == {make_study(tmp_path / "out").cells[-1].last.id}, (
-        "the untuned model reads no rows"
-    )
+def test_another_content_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder/inner").mkdir(parents=True)
+    for name in ("rows.parquet", "folder/inner/rows.parquet"):
+        named = {"select.path": name.partition("/")[0]}
+        file = tmp_path / name
+        file.write_text("one")
+        before = {run.id for run in make_study(tmp_path / "out", **named).runs}
+        file.write_text("two")
+        after = {run.id for run in make_study(tmp_path / "out", **named).runs}
+        untuned = make_study(tmp_path / "out").cells[-1].last.id
+        assert before & after == {untuned}, "the untuned model reads no rows"
+        file.write_text("one")
+        os.utime(file, (1, 1))
+        again = {run.id for run in make_study(tmp_path / "out", **named).runs}
+        assert again == before, "a copy with another time is the same file"
 
 
 def test_cells_that_are_not_trained_alike_are_refused(tmp_path: Path) -> None:

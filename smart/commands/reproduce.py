@@ -58,6 +58,8 @@ def reproduce(config: DictConfig) -> Path | None:
 
     from smart.experiment.execute import PROGRAMS, Runner, run_missing
     from smart.experiment.grid import spell
+    from smart.experiment.reference import read_reference
+    from smart.experiment.scores import check_metrics
     from smart.experiment.stages import build
     from smart.experiment.states import Ledger
     from smart.runtime.files import ContentHashes
@@ -67,6 +69,8 @@ def reproduce(config: DictConfig) -> Path | None:
     grid = _grid(plain, str(HydraConfig.get().runtime.choices["table"]), root)
     remembered = None if plain["plan"] else root / "cache" / "content"  # a plan writes nothing
     study = build(grid, compose, root, _versions(), ContentHashes(remembered))
+    check_metrics(plain["metrics"], [study.configs[cell.last.id]["suite"] for cell in study.cells])
+    read_reference(plain["reference"], grid)  # for its errors: after all runs is late
     ledger = Ledger(root / "logs" / f"table-{grid.name}")
     tracker = _tracker(plain["tracker"], grid.name)
     common = [f"output_root={spell(str(root))}"]

@@ -52,6 +52,8 @@ _KINDS: dict[str, dict[str, Any]] = {
         "process": None,
     },
 }
+METRICS: dict[str, tuple[str, ...]] = {group: kind["metrics"] for group, kind in _KINDS.items()}
+"""Group → its metrics."""
 
 
 def write_tasks(file: Path, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Path:

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from smart.config import UserError, nearest
+from smart.config import Problems, UserError, nearest
+from smart.evaluation.heldout import METRICS as HELDOUT_METRICS
 from smart.evaluation.metrics import Metric, Scores
+
+
+def check_metrics(wanted: Sequence[str] | None, suites: Sequence[Mapping[str, Any]]) -> None:
+    """What can be told of `metrics` before anything is scored: the names of lm-eval's own are known afterwards.
+
+    Raises:
+        ConfigError: with each that no suite has.
+    """
+    parts: dict[str, tuple[str, ...] | None] = {}
+    for suite in suites:
+        for name in suite["tasks"] or HELDOUT_METRICS:
+            parts[name] = HELDOUT_METRICS.get(name)
+    problems = Problems()
+    for name in wanted or ():
+        part, _, metric = name.partition("/")
+        if part not in parts:
+            problems.add("metrics", name, "no suite of the grid has that part", nearest(part, parts))
+        elif (known := parts[part]) is not None and metric not in known:
+            problems.add("metrics", name, f"{part} has {', '.join(known)}", nearest(metric, known))
+    problems.raise_if_any()
 
 
 def shared_metrics(everyone: Sequence[Scores], wanted: Sequence[str] | None) -> list[Metric]:

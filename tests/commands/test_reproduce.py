@@ -105,6 +105,8 @@ def test_a_plan_knows_what_is_infeasible_and_writes_nothing(
         (["table=budget", "seeds=[]"], "seeds=[]"),
         (["table=budget", "train.batch_size=8,16"], "train.batch_size=8, 16: differs between cells"),
         (["table=budget", "run=select-00000000"], "the grid has no such run"),
+        (["table=budget", "metrics=[heldout_los/loss]"], "Did you mean heldout_loss?"),
+        (["table=budget", "reference=nowhere.csv"], "reference=nowhere.csv: cannot be read"),
     ],
 )
 def test_mistakes_are_told_before_any_work(

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smart.config import UserError
+from smart.config import ConfigError, UserError
 from smart.evaluation.metrics import Metric, Scores
 from smart.evaluation.statistics import holm
 from smart.experiment.grid import Grid
 from smart.experiment.outlook import spent
 from smart.experiment.reference import read_reference
 from smart.experiment.render import Table, as_csv, differences, latex, markdown
-from smart.experiment.scores import shared_metrics
+from smart.experiment.scores import check_metrics, shared_metrics
 from smart.experiment.table import Material, Row, make_rows
 from tests.experiment.examples import make_study, scores, write_scores
 
@@ -247,3 +247,14 @@ def test_what_it_took_is_a_table_of_the_runs_that_are_done(tmp_path: Path) -> No
     assert [line[3] for line in lines] == ["", "", "2.00 GB"]
     table = Table("mine", study.grid, [], [], [], spent=lines)
     assert "## What it took" in markdown(table)
+
+
+def test_metrics_that_no_suite_has_are_told_together() -> None:
+    suites = [{"tasks": ["mmlu", "heldout_text"]}, {"tasks": []}]
+    check_metrics(["mmlu/acc", "heldout_text/rougeL", "heldout_loss/loss"], suites)
+    check_metrics(None, suites)
+    with pytest.raises(ConfigError) as raised:
+        check_metrics(["mmul/acc", "heldout_text/rouge", "mmlu/acc"], suites)
+    assert "metrics=mmul/acc: no suite of the grid has that part" in str(raised.value)
+    assert "Did you mean rougeL?" in str(raised.value)
+    assert "mmlu/acc:" not in str(raised.value)

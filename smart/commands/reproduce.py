@@ -211,7 +211,9 @@ def _starter(runner: Runner) -> Callable[[Sequence[Run]], None]:
     launcher = [o for o in hydra.overrides.hydra if o.startswith(("hydra/launcher", "hydra.launcher"))]
     if not launcher:
         return one_after_the_other(runner, print)
-    task = list(hydra.overrides.task)
+    task = [
+        word for word in hydra.overrides.task if not word.startswith("output=")
+    ]  # the table's, not the jobs'
     # A folder of the user's own grids has to be known there, too.
     own = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
 
@@ -451,15 +453,23 @@ def _tell(study: Study, ledger: Ledger, plain: dict[str, Any], root: Path, track
         raise UserError(
             f"{bad} of {len(states)} cells failed; the same command tries those again. Logs: {ledger.logs}"
         )
-    print(f"Next:   {command} {'seeds=[1,2,3]' if len(study.grid.seeds) < 2 else 'plan=true'}")
+    if left := states.count(State.WAITING):
+        raise UserError(
+            f"{left} of {len(states)} cells were not run: the launcher ended before it started them, and what it said"
+            " is above; the same command goes on"
+        )
+    more = "seeds=[1,2,3]" if len(study.grid.seeds) < 2 else "plan=true"
+    print(f"Next:   {_command(plain['overrides'], more)}")
     return folder
 
 
-def _command(overrides: Sequence[str]) -> str:
-    """What the user typed, or could have."""
+def _command(overrides: Sequence[str], *more: str) -> str:
+    """What the user typed, or could have; `more` takes the place of what was said of the same keys."""
     import shlex
 
     from hydra.core.hydra_config import HydraConfig
 
     given = [word for word in HydraConfig.get().overrides.task if not word.startswith("overrides=")]
-    return shlex.join(["python", "reproduce.py", *given, *overrides])
+    other = tuple(word.partition("=")[0] + "=" for word in more)
+    words = [word for word in (*given, *overrides) if not word.startswith(other)]
+    return shlex.join(["python", "reproduce.py", *words, *more])

@@ -224,10 +224,21 @@ def test_runs_go_through_a_launcher(
     (own / "mine.yaml").write_text(MINE)
     grid = [f"--config-dir={own.parent}", "table=mine", "select.budget=60", "seeds=[1]"]
     grid += [f"evaluate.suite.collection={heldout(tmp_path / 'unseen.parquet')}"]
-    done = reproduce(*grid, f"hydra/launcher={launcher[0]}", *launcher[1:])
+    done = reproduce(*grid, f"hydra/launcher={launcher[0]}", *launcher[1:], "output=outputs/here")
     assert done.code == 0, done.said
-    manifest = json.loads((tmp_path / "outputs/tables/mine/manifest.json").read_text())
+    assert "seeds=[1,2,3]" in done.out.rpartition("Next:")[2]
+    assert "seeds=[1]" not in done.out.rpartition("Next:")[2]
+    manifest = json.loads((tmp_path / "outputs/here/manifest.json").read_text())
     assert [cell["state"] for cell in manifest["cells"]] == ["done"] * 2
+
+
+def test_a_launcher_that_starts_nothing_is_an_error(reproduce: Callable[..., Done], tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    grid = ["table=budget", "select.budget=60", "select.strategy=equal", "seeds=[1]", "base_model=false"]
+    done = reproduce(*grid, "hydra/launcher=joblib", "hydra.launcher.n_jobs=0")
+    assert done.code == 1
+    assert "1 of 1 cells were not run: the launcher ended" in done.err
+    assert (tmp_path / "outputs/tables/budget/table.md").is_file()
 
 
 def heldout(path: Path) -> Path:

@@ -211,9 +211,8 @@ def _starter(runner: Runner) -> Callable[[Sequence[Run]], None]:
     launcher = [o for o in hydra.overrides.hydra if o.startswith(("hydra/launcher", "hydra.launcher"))]
     if not launcher:
         return one_after_the_other(runner, print)
-    task = [
-        word for word in hydra.overrides.task if not word.startswith("output=")
-    ]  # the table's, not the jobs'
+    # `output` is the table's folder, and no job's.
+    task = [word for word in hydra.overrides.task if not word.startswith("output=")]
     # A folder of the user's own grids has to be known there, too.
     own = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
 

@@ -110,9 +110,9 @@ def inverse_norms(x: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def unit_rows(x: np.ndarray, scale: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """scale_i x_i in float32 of some rows, (rows, d)."""
-    out = np.empty((rows.size, x.shape[1]), np.float32)
+def unit_rows(x: np.ndarray, scale: np.ndarray, rows: np.ndarray, dtype: type) -> np.ndarray:
+    """scale_i x_i of some rows, (rows, d), computed in float64 and rounded to dtype."""
+    out: np.ndarray = np.empty((rows.size, x.shape[1]), dtype)
     for j in range(rows.size):
         row, factor = x[rows[j]], scale[rows[j]]
         for k in range(row.size):
@@ -164,3 +164,11 @@ def exchange(rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarr
             missing[count] = at
             count += 1
     return places[:count], missing[:count]
+
+
+@compiled
+def write_symmetric(matrix: np.ndarray, places: np.ndarray, columns: np.ndarray) -> None:
+    """The rows and columns `places` of a symmetric matrix, (m, m), become `columns`, (m, places)."""
+    for t in range(places.size):
+        for i in range(matrix.shape[0]):
+            matrix[places[t], i] = matrix[i, places[t]] = columns[i, t]

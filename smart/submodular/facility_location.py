@@ -12,7 +12,7 @@ Small kernels are held whole (facility_dense.py). Large ones never are: a few pi
 import numpy as np
 
 from smart.submodular import facility_dense, facility_lazy, facility_sparse
-from smart.submodular.arithmetic import float32_dot_error, unit_rows
+from smart.submodular.arithmetic import float32_dot_error
 from smart.submodular.kernels import Cosine, Matrix
 from smart.submodular.resources import Resources
 from smart.submodular.tiles import TILE, Tiles
@@ -62,7 +62,7 @@ def greedy(
         n, d = some.x.shape
         if n > dense_rows or 4 * n * (n + d) > resources.memory:
             return _greedy_large(some, k, resources, tile_rows)
-        unit = unit_rows(some.x, some.scale, np.arange(some.n))
+        unit = some.unit(dtype=np.float32)
         return facility_dense.greedy_cosines(
             unit @ unit.T, float32_dot_error(d), some.x, some.scale, quantum(n, 1.0), k
         )
@@ -81,7 +81,7 @@ def _greedy_large(
     n, d = kernel.x.shape
     resources.need(4 * n * d + 200 * n + (64 << 20), f"facility location of {n} rows")
     room = resources.memory - 4 * n * d - 200 * n
-    tiles = Tiles.of(unit_rows(kernel.x, kernel.scale, np.arange(kernel.n)), tile_rows)
+    tiles = Tiles.of(kernel.unit(dtype=np.float32), tile_rows)
     cover = facility_lazy.Cover.empty(kernel, quantum(n, 1.0), budget)
     while True:
         facility_lazy.pick_some(cover, tiles, resources)

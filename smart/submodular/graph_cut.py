@@ -32,6 +32,7 @@ from smart.submodular.arithmetic import (
     matvec,
     tie_width,
     unit_rows,
+    write_symmetric,
 )
 from smart.submodular.kernels import Cosine, Matrix
 from smart.submodular.resources import Resources
@@ -107,7 +108,7 @@ class _Pool:
         return _Pool(self.rows[left], self.x, self.scale, self.places[left])
 
     def take(self, best: np.ndarray) -> "_Pool":
-        unit = unit_rows(self.x, self.scale, self.places[best])
+        unit = unit_rows(self.x, self.scale, self.places[best], np.float32)
         return _Pool(self.rows[best], unit, np.ones(best.size), np.arange(best.size))
 
 
@@ -124,8 +125,8 @@ class _Innermost:
         places, missing = exchange(self.rows, around.rows[best])
         new = best[missing]
         self.rows[places] = around.rows[new]
-        self._unit[places] = unit = unit_rows(around.x, around.scale, around.places[new])
-        _write(self.gram, places, self._unit @ unit.T)
+        self._unit[places] = unit = unit_rows(around.x, around.scale, around.places[new], np.float32)
+        write_symmetric(self.gram, places, self._unit @ unit.T)
 
 
 class _Bounds:
@@ -207,14 +208,6 @@ def _pool_sizes(n: int, innermost: int) -> list[int]:
     while sizes[0] * RATIO <= n // 3:
         sizes.insert(0, sizes[0] * RATIO)
     return sizes
-
-
-@compiled
-def _write(gram: np.ndarray, new: np.ndarray, fresh: np.ndarray) -> None:
-    """The rows and columns `new` of a symmetric matrix, (m, m), become `fresh`, (m, new)."""
-    for t in range(new.size):
-        for i in range(gram.shape[0]):
-            gram[new[t], i] = gram[i, new[t]] = fresh[i, t]
 
 
 def _leaders(around: _Pool, centre: np.ndarray, m: int, resources: Resources) -> tuple[np.ndarray, float]:

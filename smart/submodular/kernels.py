@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from smart.submodular.arithmetic import inverse_norms
+from smart.submodular.arithmetic import inverse_norms, unit_rows
 
 
 def _real(values: np.ndarray, what: str) -> np.ndarray:
@@ -69,9 +69,9 @@ class Cosine:
         """Row numbers of zero vectors."""
         return np.flatnonzero(self.scale == 0)
 
-    def unit(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Rows as unit vectors in float64, (rows, d)."""
-        return self.x[rows] * self.scale[rows, None]
+    def unit(self, rows: np.ndarray | None = None, dtype: type = np.float64) -> np.ndarray:
+        """Rows (all, unless given) as unit vectors, (rows, d)."""
+        return unit_rows(self.x, self.scale, np.arange(self.n) if rows is None else rows, dtype)
 
     def take(self, rows: np.ndarray) -> "Cosine":
         """The kernel of some rows alone."""

@@ -11,19 +11,27 @@ not, the picks since are taken off everybody's bound by one float32 matrix produ
 is made.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
+from scipy.linalg.blas import dgemm
 
-from smart.submodular.arithmetic import compiled, compiled_fast, exchange, float32_dot_error, tie_width
+from smart.submodular.arithmetic import (
+    compiled,
+    compiled_fast,
+    exchange,
+    float32_dot_error,
+    tie_width,
+    write_symmetric,
+)
 from smart.submodular.kernels import Cosine, Matrix
 from smart.submodular.resources import Resources
 from smart.submodular.zeros import without_zeros
 
 POOL = 256
 WHOLE = 512  # rows up to which one pool of everybody, whose kernel is held, is quicker
-EXACT_INVERSE_EVERY = 64  # refreshes after which M⁻¹ is made from M again, so that rounding can't add up
+EXACT_INVERSE_EVERY = 256  # refreshes after which M⁻¹ is made from M again, so that rounding can't add up
 COMPACT = 0.75  # the vectors left are copied together when they are fewer than this share of those held
 BLOCK = 2048  # rows of a product held at once
 
@@ -138,19 +146,20 @@ def _greedy_cosine(
     x, free = kernel.x, np.ones(n, np.bool_)
     bound = np.full(n, 1.0 / regularizer)
     chosen[0] = 1.0 / regularizer  # every first gain is log(λ + 1): row 0
-    picks, unit = alive[:1], kernel.unit(alive[:1])
-    z, inside, done, refreshes, counted = unit / regularizer, _Pool(0, d), 0, 0, 0
+    picks = alive[:1]
+    falls = kernel.unit(picks) / regularizer / np.sqrt(1.0 + chosen[0])
+    inside, done, refreshes, counted = _Pool(0, d), 0, 0, 0
     while True:
         order[done : done + picks.size], free[picks] = picks, False
         done += picks.size
         if done == budget:
             return order, chosen
-        falls = _falls(unit, z)
         alive = alive[free[alive]]
         if alive.size < COMPACT * held.size and fixed + 4 * alive.size * d <= resources.memory:
             x = kernel.x[:0]  # free the last copy before the next is made
             held, x = alive, kernel.x[alive]
-        _lower_bounds(x, kernel.scale, held, falls, bound, resources, partial(_lower, inverse, inside, falls))
+        beside = [partial(_subtract_gram, falls, inverse), partial(inside.lower, falls)]
+        _lower_bounds(x, kernel.scale, held, falls, bound, resources, beside)
         refreshes += 1
         if refreshes % EXACT_INVERSE_EVERY == 0:
             recent = kernel.unit(order[counted:done])
@@ -165,14 +174,13 @@ def _greedy_cosine(
         q = np.diagonal(inside.gram).copy()
         bound[inside.rows] = q
         local = np.empty(min(rows.size, budget - done), np.int64)
-        taken = _take_from_pool(inside.rows, inside.gram, q, ceiling, local, chosen[done:])
+        taken, factor = _take_from_pool(inside.rows, inside.gram, q, ceiling, local, chosen[done:])
         if taken:
             local = local[:taken]
-            picks, unit, z = inside.rows[local], inside.unit[local], inside.z[local]
+            picks, falls = inside.rows[local], _falls(inside.z[local], factor, local, chosen[done:])
         else:
             picks = _best(kernel, inverse, alive, bound, q.max(), chosen[done:])
-            unit = kernel.unit(picks)
-            z = unit @ inverse
+            falls = kernel.unit(picks) @ inverse / np.sqrt(1.0 + chosen[done])
 
 
 class _Pool:
@@ -199,25 +207,41 @@ class _Pool:
         places, missing = exchange(self.rows, wanted)
         self.rows[places] = new = wanted[missing]
         self.unit[places] = unit = kernel.unit(new)
-        self.z[places] = z = _product(unit, inverse, resources)
-        fresh = _product(z, self.unit.T, resources)
-        self.gram[places], self.gram[:, places] = fresh, fresh.T
+
+        def work(piece: slice) -> np.ndarray:
+            self.z[places[piece]] = z = unit[piece] @ inverse
+            return z @ self.unit.T
+
+        pieces = resources.chunks(new.size, 16)
+        fresh = np.concatenate(resources.run([partial(work, piece) for piece in pieces]))
+        write_symmetric(self.gram, places, fresh.T)
 
 
-def _lower(inverse: np.ndarray, inside: _Pool, falls: np.ndarray) -> None:
-    inverse -= falls.T.copy() @ falls
-    inside.lower(falls)
+def _subtract_gram(falls: np.ndarray, inverse: np.ndarray) -> None:
+    """M⁻¹ −= YᵀY, in place."""
+    dgemm(-1.0, falls.T, falls.T, beta=1.0, c=inverse.T, trans_b=True, overwrite_c=True)
 
 
-def _falls(unit: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Y (picks, d) with M⁻¹ − YᵀY the inverse after the picks, from their e_iᵀ and e_iᵀ M⁻¹ (Woodbury)."""
-    factor = np.linalg.cholesky(np.eye(len(unit)) + z @ unit.T)
-    return np.linalg.solve(factor, z)
+@compiled
+def _falls(z: np.ndarray, factor: np.ndarray, places: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Y (picks, d), with M⁻¹ − YᵀY the inverse after the picks: Y e_i is what the factor's column for i holds.
 
-
-def _product(a: np.ndarray, b: np.ndarray, resources: Resources) -> np.ndarray:
-    """a @ b, its rows shared by the threads."""
-    return np.concatenate(list(resources.map(lambda piece: a[piece] @ b, resources.chunks(len(a), 16))))
+    Args:
+        z: the picks' e_iᵀ M⁻¹, (picks, d).
+        factor: Cholesky's of the pool they came from.
+        places: theirs in the pool.
+        q: theirs.
+    """
+    y = z.copy()
+    for t in range(len(y)):
+        for s in range(t):
+            share = factor[s, places[t]]
+            for k in range(y.shape[1]):
+                y[t, k] -= share * y[s, k]
+        norm = 1.0 / np.sqrt(1.0 + q[t])
+        for k in range(y.shape[1]):
+            y[t, k] *= norm
+    return y
 
 
 def _best(
@@ -247,11 +271,11 @@ def _lower_bounds(
     falls: np.ndarray,
     bound: np.ndarray,
     resources: Resources,
-    beside: Callable[[], None],
+    beside: Sequence[Callable[[], None]],
 ) -> None:
     """bound_i −= |Y e_i|² for the falls Y (picks, d), rounded so that it stays a bound; x holds the vectors of `rows`.
 
-    `beside` is other work, of one thread, that can be done meanwhile.
+    `beside` are other jobs, each of one thread, that can be done meanwhile.
 
     Each of the float32 products p_t ≈ y_t·x_i is off by at most ε|y_t||x_i|, so |Y e_i| ≥ |p||x_i|⁻¹ − ε|Y|_F, but
     for the rounding of the squares' sum, which (1 − ε) covers.
@@ -264,9 +288,11 @@ def _lower_bounds(
         some = rows[start : start + BLOCK]
         _subtract_squares(x[start : start + BLOCK] @ narrow, scale, some, 1.0 - error, slack, bound)
 
-    jobs: list[Callable[[], None]] = [beside]
-    jobs += [partial(work, start) for start in range(0, rows.size, BLOCK)]
-    list(resources.map(lambda job: job(), jobs))
+    jobs: list[Callable[[], None]] = [
+        *beside,
+        *(partial(work, start) for start in range(0, rows.size, BLOCK)),
+    ]
+    resources.run(jobs)
 
 
 @compiled_fast
@@ -284,13 +310,11 @@ def _best_bounds(alive: np.ndarray, bound: np.ndarray, pool: int) -> tuple[np.nd
     """The rows with the largest bounds (at ties the lowest), sorted by row, and the largest bound outside."""
     if alive.size <= pool:
         return alive, -np.inf
-    values = bound[alive]
-    least = np.partition(values, alive.size - pool)[alive.size - pool]
-    above = np.flatnonzero(values > least)
-    level = np.flatnonzero(values == least)[: pool - above.size]
-    inside = np.sort(np.concatenate([above, level]))
-    outside = np.delete(values, inside)
-    return alive[inside], float(outside.max())
+    values, rest = bound[alive], alive.size - pool
+    outside, least = np.partition(values, [rest - 1, rest])[rest - 1 : rest + 1]
+    inside = values > least
+    inside[np.flatnonzero(values == least)[: pool - np.count_nonzero(inside)]] = True
+    return alive[inside], float(outside)
 
 
 @compiled
@@ -301,8 +325,8 @@ def _take_from_pool(
     ceiling: float,
     order: np.ndarray,
     chosen: np.ndarray,
-) -> int:
-    """Pick until an outsider might win, or the pool or the budget is spent; returns the number of picks.
+) -> tuple[int, np.ndarray]:
+    """Pick until an outsider might win, or the pool or the budget is spent.
 
     Row t of the factor is Cholesky's: (K_t· − Σ_{s<t} F_st F_s·) / √(1 + q_t), and q −= F_t².
 
@@ -313,6 +337,9 @@ def _take_from_pool(
         ceiling: at least every outsider's q.
         order: written: positions in the pool.
         chosen: written: q of the picks.
+
+    Returns:
+        The number of picks, and the factor, with a row F_t for each.
     """
     m = q.size
     q = q.copy()
@@ -325,7 +352,7 @@ def _take_from_pool(
                 best = max(best, q[i])
         floor = best - tie_width(best)
         if ceiling >= floor:
-            return step
+            return step, factor
         pick = -1
         for i in range(m):
             if free[i] and q[i] >= floor and (pick < 0 or rows[i] < rows[pick]):
@@ -341,4 +368,4 @@ def _take_from_pool(
         for i in range(m):
             row[i] *= norm
             q[i] -= row[i] * row[i]
-    return min(m, order.size)
+    return min(m, order.size), factor

@@ -4,7 +4,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +29,27 @@ class Resources:
     """Bytes that may be used above the vectors."""
 
     def map(self, work: Callable[[T], U], items: Iterable[T]) -> Iterable[U]:
-        """work(item) for every item, in order, shared by the threads; a single item is not worth handing over."""
+        """work(item) for every item, in order, shared by the threads, while the caller consumes what comes first."""
         todo = list(items)
         return map(work, todo) if self.threads == 1 or len(todo) == 1 else self._pool.map(work, todo)
+
+    def run(self, jobs: Sequence[Callable[[], U]]) -> list[U]:
+        """What the jobs return, in order. The caller's thread works too: short jobs don't wait for others to wake."""
+        results: dict[int, U] = {}
+        todo = iter(enumerate(jobs))
+
+        def work() -> None:
+            for place, job in todo:
+                results[place] = job()
+
+        helpers = [self._pool.submit(work) for _ in range(min(self.threads, len(jobs)) - 1)]
+        try:
+            work()
+        finally:
+            for helper in helpers:
+                if not helper.cancel():
+                    helper.result()
+        return [results[place] for place in range(len(jobs))]
 
     def chunks(self, n: int, least: int) -> list[slice]:
         """n items in one piece for every thread, none smaller than `least` where that can be."""

@@ -1,5 +1,8 @@
 """What maximize accepts, refuses and leaves alone."""
 
+import threading
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ from smart.submodular import (
     maximize,
     regret,
 )
+from smart.submodular.resources import Resources
 from smart.submodular.resources import _free_memory as free_memory
 from tests.submodular.examples import clustered
 
@@ -221,3 +225,28 @@ def test_the_vectors_are_left_as_they_were(make):
     X.flags.writeable = False
     maximize(make(X), 300)
     np.testing.assert_array_equal(X, before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_jobs_are_shared_with_the_callers_thread_and_their_results_keep_their_order(threads):
+    met = threading.Barrier(threads)
+
+    def job(place: int) -> tuple[int, int]:
+        if place < threads:  # every thread is at one of these until all are
+            met.wait(timeout=30)
+        return place, threading.get_ident()
+
+    with Resources(threads=threads) as resources:
+        found = resources.run([partial(job, place) for place in range(20)])
+    assert [place for place, _ in found] == list(range(20))
+    assert len({thread for _, thread in found}) == threads
+    assert threading.get_ident() in {thread for _, thread in found}
+
+
+def test_a_jobs_error_is_the_callers():
+    def job(place: int) -> int:
+        return 1 // (place - 3)
+
+    for threads in (1, 2):
+        with Resources(threads=threads) as resources, pytest.raises(ZeroDivisionError):
+            resources.run([partial(job, place) for place in range(9)])

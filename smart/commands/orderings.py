@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from smart.runtime.files import atomic_file, hash_bytes
 from smart.runtime.locks import locked
 from smart.runtime.manifest import make_key, write_manifest
 from smart.runtime.progress import progress
-from smart.submodular import maximize, quality
+from smart.submodular import maximize, quality, single_threaded_blas
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ PART = 20_000
 SAMPLE = 2_000
 """Rows on which the quality of a partition is measured."""
 ALONE = 20_000
-"""Rows from which a group gets all threads to itself; smaller ones share the cores, one thread each."""
+"""Rows from which a group gets all threads to itself; others share the cores, one thread each."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Orderer:
     """Split groups of more than PART rows: approximate."""
     seed: int = 0
     """Of the parts."""
+    single_threaded: bool = False
+    """The function has no use for more than one thread, so that no group is worth all of them."""
 
     def order(self, X: np.ndarray, threads: int, share: int) -> np.ndarray:
         """Rows of X (n, d) in greedy order, with one of `share` equal parts of the memory."""
@@ -137,7 +140,8 @@ def read_shards(folder: Path) -> dict[int, np.ndarray]:
 def _compute(
     orderer: Orderer, vectors: Vectors, offsets: np.ndarray, missing: list[int], folder: Path, threads: int
 ) -> dict[int, np.ndarray]:
-    large = [g for g in missing if offsets[g + 1] - offsets[g] >= ALONE]
+    alone = math.inf if orderer.single_threaded else ALONE
+    large = [g for g in missing if offsets[g + 1] - offsets[g] >= alone]
     small = missing[len(large) :]
     done: dict[int, np.ndarray] = {}
     unsaved: dict[int, np.ndarray] = {}
@@ -149,7 +153,8 @@ def _compute(
 
     total = int(sum(offsets[g + 1] - offsets[g] for g in missing))
     try:
-        with progress(total=total, desc=f"Ordering {len(missing)} groups", unit=" rows") as bar:
+        desc = f"Ordering {len(missing)} groups"
+        with single_threaded_blas(), progress(total=total, desc=desc, unit=" rows") as bar:
             for groups, outer, inner in ((large, 1, threads), (small, threads, 1)):
                 for group, order in map_unordered(partial(work, inner=inner, outer=outer), groups, outer):
                     unsaved[group] = order

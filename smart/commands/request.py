@@ -31,7 +31,14 @@ class Axis:
 
     @property
     def needs_vectors(self) -> bool:
-        return getattr(getattr(self.make, "func", self.make), "needs_vectors", True)
+        return self._says("needs_vectors", True)
+
+    @property
+    def single_threaded(self) -> bool:
+        return self._says("single_threaded", False)
+
+    def _says(self, name: str, otherwise: bool) -> bool:
+        return getattr(getattr(self.make, "func", self.make), name, otherwise)
 
 
 @dataclass(frozen=True)

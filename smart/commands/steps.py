@@ -132,7 +132,8 @@ def orderer_of(request: Request) -> Orderer:
         {"parts_of": PART, "seed": request.seed} if partition else {}
     )
     memory = parse_memory(request.memory_limit)
-    return Orderer(request.instance_fn.make, deciding, memory, partition, request.seed)
+    fn = request.instance_fn
+    return Orderer(fn.make, deciding, memory, partition, request.seed, fn.single_threaded)
 
 
 def approximation(

@@ -45,40 +45,97 @@ def argmax_lowest(gains: np.ndarray, alive: np.ndarray) -> int:
     return -1
 
 
+def _sums_of_products(
+    builder: ir.IRBuilder,
+    rows: list[ir.Value],
+    vectors: list[ir.Value],
+    size: ir.Value,
+    element: ir.Type,
+    flags: tuple[str, ...] = (),
+) -> list[ir.Value]:
+    """Each row · each vector over their first `size` elements, a multiple of 16, from pointers to where they begin.
+
+    Two running sums of eight lanes for each pair, added up, and then their lanes as a tree. Written in LLVM's own
+    terms because its vectoriser may not reorder sums by itself, and leaves a plain loop five times slower.
+    """
+    lanes, word = ir.VectorType(element, 8), ir.IntType(64)
+
+    def load(data: ir.Value, at: ir.Value) -> ir.Value:
+        stored = data.type.pointee
+        pointer = builder.bitcast(builder.gep(data, [at]), ir.VectorType(stored, 8).as_pointer())
+        values = builder.load(pointer, align=4 if stored == ir.FloatType() else 8)
+        return values if stored == element else builder.fpext(values, lanes)
+
+    zero = ir.Constant(lanes, [0.0] * 8)
+    sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(2)] for _ in rows for _ in vectors]
+    with cgutils.for_range_slice(builder, word(0), size, word(16)) as (start, _):
+        for half in range(2):
+            at = builder.add(start, word(8 * half))
+            columns = [load(vector, at) for vector in vectors]
+            pairs = [(load(row, at), column) for row in rows for column in columns]
+            for (left, right), parts in zip(pairs, sums, strict=True):
+                product = builder.fmul(left, right, flags=flags)
+                builder.store(builder.fadd(builder.load(parts[half]), product, flags=flags), parts[half])
+    totals = []
+    for parts in sums:
+        total, half = builder.fadd(*map(builder.load, parts)), 8
+        while half > 1:
+            half //= 2
+            low, high = (_lanes(builder, total, range(first, first + half)) for first in (0, half))
+            total = builder.fadd(low, high)
+        totals.append(builder.extract_element(total, ir.IntType(32)(0)))
+    return totals
+
+
+def _lanes(builder: ir.IRBuilder, vector: ir.Value, which: range) -> ir.Value:
+    index = ir.VectorType(ir.IntType(32), len(which))
+    return builder.shuffle_vector(vector, vector, ir.Constant(index, list(which)))
+
+
+def _contiguous(array: Any, dimensions: int, *kinds: Any) -> bool:
+    return (
+        isinstance(array, types.Array)
+        and array.layout == "C"
+        and array.ndim == dimensions
+        and array.dtype in kinds
+    )
+
+
 @intrinsic
 def _dot_lanes(typing: Any, a: Any, b: Any, size: Any) -> Any:
-    """a[:size]·b[:size] for size a multiple of 16, as vectors of eight float64 that every processor adds alike.
-
-    Two running sums of eight lanes each, then the tree of the lanes. Written in LLVM's own terms because its
-    vectoriser may not reorder float64 sums by itself, and leaves a plain loop five times slower.
-    """
+    """a[:size]·b[:size] for size a multiple of 16, in float64, that every processor adds alike."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        lanes, word = ir.VectorType(ir.DoubleType(), 8), ir.IntType(64)
+        row, vector = (
+            context.make_array(array)(context, builder, argument).data
+            for array, argument in zip(signature.args[:2], arguments, strict=False)
+        )
+        return _sums_of_products(builder, [row], [vector], arguments[2], ir.DoubleType())[0]
 
-        def load(which: int, at: ir.Value) -> ir.Value:
-            array = signature.args[which]
-            element = ir.FloatType() if array.dtype == types.float32 else ir.DoubleType()
-            data = context.make_array(array)(context, builder, arguments[which]).data
-            pointer = builder.bitcast(builder.gep(data, [at]), ir.VectorType(element, 8).as_pointer())
-            values = builder.load(pointer, align=array.dtype.bitwidth // 8)
-            return values if array.dtype == types.float64 else builder.fpext(values, lanes)
+    fits = all(_contiguous(array, 1, types.float32, types.float64) for array in (a, b))
+    return (types.float64(a, b, size), generate) if fits else None
 
-        sums = [cgutils.alloca_once_value(builder, ir.Constant(lanes, [0.0] * 8)) for _ in range(2)]
-        with cgutils.for_range_slice(builder, word(0), arguments[2], word(16)) as (start, _):
-            for half, total in enumerate(sums):
-                at = builder.add(start, word(8 * half))
-                builder.store(
-                    builder.fadd(builder.load(total), builder.fmul(load(0, at), load(1, at))), total
-                )
-        total = builder.fadd(*map(builder.load, sums))
-        parts = [builder.extract_element(total, ir.IntType(32)(lane)) for lane in range(8)]
-        while len(parts) > 1:
-            parts = [builder.fadd(left, right) for left, right in zip(parts[::2], parts[1::2], strict=True)]
-        return parts[0]
 
-    contiguous = all(isinstance(t, types.Array) and t.layout == "C" and t.ndim == 1 for t in (a, b))
-    return (types.float64(a, b, size), generate) if contiguous else None
+@intrinsic
+def _dots_lanes(typing: Any, x: Any, rows: Any, vectors: Any, which: Any, size: Any) -> Any:
+    """x[i, :size]·vectors[v, :size] for i in rows for v in which, two tuples, and size a multiple of 16, in float32."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        def pointers(place: int) -> list[ir.Value]:
+            matrix = context.make_array(signature.args[place])(context, builder, arguments[place])
+            columns = cgutils.unpack_tuple(builder, matrix.shape)[1]
+            numbers = cgutils.unpack_tuple(builder, arguments[place + 1])
+            return [builder.gep(matrix.data, [builder.mul(number, columns)]) for number in numbers]
+
+        # "contract": multiplied and added in one where the processor can.
+        dots = _sums_of_products(
+            builder, pointers(0), pointers(2), arguments[4], ir.FloatType(), ("contract",)
+        )
+        return context.make_tuple(builder, signature.return_type, dots)
+
+    fits = all(_contiguous(matrix, 2, types.float32) for matrix in (x, vectors))
+    result = types.UniTuple(types.float32, len(rows) * len(which))
+    return (result(x, rows, vectors, which, size), generate) if fits else None
 
 
 @compiled
@@ -89,6 +146,32 @@ def dot64(a: np.ndarray, b: np.ndarray) -> float:
     for k in range(whole, a.size):
         total += np.float64(a[k]) * np.float64(b[k])
     return total
+
+
+@compiled
+def dots32(x: np.ndarray, rows: np.ndarray, vectors: np.ndarray, out: np.ndarray) -> None:
+    """out[v, j] = x[rows[j]]·vectors[v] in float32, off by at most dots32_error(d) |x_i||v|; vectors in pairs."""
+    for v in range(0, len(vectors) - 1, 2):
+        _dots32(x, rows, vectors, (v, v + 1), out)
+    if len(vectors) % 2:
+        _dots32(x, rows, vectors, (len(vectors) - 1,), out)
+
+
+@compiled
+def _dots32(
+    x: np.ndarray, rows: np.ndarray, vectors: np.ndarray, which: tuple[int, ...], out: np.ndarray
+) -> None:
+    d, last = x.shape[1], rows.size - 1
+    whole = d - d % 16
+    for j in range(0, rows.size, 4):
+        four = rows[j], rows[min(j + 1, last)], rows[min(j + 2, last)], rows[min(j + 3, last)]
+        dots: Any = _dots_lanes(x, four, vectors, which, whole)  # type: ignore[call-arg]
+        for i in range(min(4, rows.size - j)):
+            for v in range(len(which)):
+                total = dots[i * len(which) + v]
+                for k in range(whole, d):
+                    total += x[four[i], k] * vectors[which[v], k]
+                out[which[v], j + i] = total
 
 
 @compiled
@@ -120,55 +203,25 @@ def unit_rows(x: np.ndarray, scale: np.ndarray, rows: np.ndarray, dtype: type) -
     return out
 
 
-@compiled_fast
-def matvec(x: np.ndarray, scale: np.ndarray, w: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
-    """out[j] = scale[i] x[i]·w, i = rows[j], in float32, summed in whatever order is quickest."""
-    for j in range(rows.size):
-        row = x[rows[j]]
-        total = np.float32(0.0)
-        for k in range(w.size):
-            total += row[k] * w[k]
-        out[j] = total * scale[rows[j]]
-
-
 def float32_dot_error(d: int) -> float:
     """Bound on |fl(a·b) − a·b| / (|a||b|) for a float32 dot product of length d summed in any order.
 
     The standard γ = d·u / (1 − d·u) with u = 2⁻²⁴ (Higham 2002, §3.1), and two more roundings for inputs that were
     themselves rounded from float64.
     """
-    unit = 2.0**-24
-    return (d + 2) * unit / (1 - (d + 2) * unit)
+    return _rounding(d + 2)
 
 
-@compiled
-def exchange(rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places of a pool (m rows in any order) whose rows are not wanted, and which of the m wanted (ascending) it lacks.
+def dots32_error(d: int) -> float:
+    """Bound on |dots32 − x·v| / (|x||v|), smaller because no product goes through more than these additions.
 
-    As many of the one as of the other: rows[places] = wanted[missing] makes the pool what is wanted, and what stays
-    keeps its place.
+    d // 16 in its lane, four in the tree and d mod 16 after it; and the product's own rounding, two more for vectors
+    that were themselves rounded from float64, and two for a result that is scaled.
     """
-    m = rows.size
-    places, missing, there = np.empty(m, np.int64), np.empty(m, np.int64), np.zeros(m, np.bool_)
-    count = 0
-    for i in range(m):
-        at = np.searchsorted(wanted, rows[i])
-        if at < m and wanted[at] == rows[i]:
-            there[at] = True
-        else:
-            places[count] = i
-            count += 1
-    count = 0
-    for at in range(m):
-        if not there[at]:
-            missing[count] = at
-            count += 1
-    return places[:count], missing[:count]
+    return _rounding(d // 16 + 4 + d % 16 + 5)
 
 
-@compiled
-def write_symmetric(matrix: np.ndarray, places: np.ndarray, columns: np.ndarray) -> None:
-    """The rows and columns `places` of a symmetric matrix, (m, m), become `columns`, (m, places)."""
-    for t in range(places.size):
-        for i in range(matrix.shape[0]):
-            matrix[places[t], i] = matrix[i, places[t]] = columns[i, t]
+def _rounding(steps: int) -> float:
+    """Higham's γ of so many roundings to float32."""
+    unit = 2.0**-24
+    return steps * unit / (1 - steps * unit)

@@ -1,8 +1,8 @@
 """Set functions over n rows: what is maximised. How, stands in maximize.py and in the modules of the exact kernels.
 
 A new function is one class with `n`, `needs_vectors` and `begin()`; that is all the naive optimiser asks for. It may
-also have `exact()`, its own quick and exact greedy, `take()`, which partition and merge needs, and `naive_memory`, the
-bytes that `begin()` holds where they are many.
+also have `exact()`, its own quick and exact greedy, `take()`, which partition and merge needs, `naive_memory`, the
+bytes that `begin()` holds where they are many, and `single_threaded`, true where `exact()` leaves further threads idle.
 """
 
 from numbers import Real
@@ -95,6 +95,7 @@ class GraphCut:
     """
 
     needs_vectors: ClassVar[bool] = True
+    single_threaded: ClassVar[bool] = True
 
     def __init__(self, X: np.ndarray, tradeoff: float = 0.4) -> None:
         self.kernel: Cosine | Matrix = Cosine.of(X)

@@ -5,42 +5,41 @@ With unit rows e_i, R = Σ_v e_v and u = Σ_{a∈A} e_a, the gain of i is linear
     g_i = Σ_v s_vi − 2λ Σ_{a∈A} s_ia − λ s_ii = e_i·w − λ,     w = R − 2λu,
 
 so all gains cost one matrix-vector product, and a pick a moves w by −2λ e_a. The best rows by that product form a
-pool; the best of a pool by a later, smaller product form a pool inside it, and so on. The Gram matrix of the
-innermost keeps its gains exact pick by pick, at as many operations each as it has rows. Everybody outside a pool is
+pool; the best of a pool by a later, smaller product form a pool inside it, and so on. In the innermost, a few dozen
+rows, gains are known pick by pick from the products of each pick with those that are left. Everybody outside a pool is
 held off by a bound:
 
-    Let c = w/|w| when the pool was drawn, a_i = e_i·c, and D = 2λ Σ of the picks since, split as D = αc + D⊥ with
-    |D⊥| = β. Split e_i = a_i c + e_i⊥, |e_i⊥| = √(1 − a_i²). Then by Cauchy–Schwarz
+    Let c = w/|w| when the pool was drawn, a_i = e_i·c, and D = w then − w now, split as D = αc + D⊥ with |D⊥| = β.
+    Split e_i = a_i c + e_i⊥, |e_i⊥| = √(1 − a_i²). Then by Cauchy–Schwarz
         g_i now = |w|a_i − (a_i α + e_i⊥·D⊥) − λ ≤ φ(a_i) − λ,   φ(a) = (|w| − α) a + β √(1 − a²).
     φ is concave with its top √((|w| − α)² + β²) at a* = (|w| − α) / top. No row of the enclosing pool that was left
-    out has a_i above some ā, so none has a gain above φ(min(ā, a*)) − λ.
+    out has a_i above some ā, so none has a gain above φ(min(ā, a*)) − λ. A pick raises no gain by more than 2λ, so φ
+    is evaluated again only where that might matter.
 
 While the innermost pool's best is above the bounds of all pools the pick is exact; where one is not, that pool and
-those inside it are drawn again. Small pools need this often and large ones seldom, so nearly all products are small.
-No cosine need be positive.
+those inside it are drawn again. Small pools need this often and large ones seldom, so nearly all products are small,
+and of rows that the processor's cache holds. No cosine need be positive.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from smart.submodular.arithmetic import (
     compiled,
+    compiled_max,
     dot64,
-    exchange,
-    float32_dot_error,
-    matvec,
+    dots32,
+    dots32_error,
     tie_width,
     unit_rows,
-    write_symmetric,
 )
 from smart.submodular.kernels import Cosine, Matrix
 from smart.submodular.resources import Resources
 from smart.submodular.zeros import without_zeros
 
-POOL = 10.0  # rows of the innermost pool, in units of √d: its cosines cost most
-RATIO = 4  # how many times larger the enclosing pool is, up to a third of all rows
-PIECE = 2**22  # multiplications that are worth a thread
+POOL = 96  # rows of the innermost pool
+RATIO = 3  # how many times larger the enclosing pool is, up to a third of all rows
 
 
 class State:
@@ -58,7 +57,7 @@ class State:
 
 
 def greedy(
-    kernel: Cosine | Matrix, tradeoff: float, budget: int, resources: Resources, pool: int | None = None
+    kernel: Cosine | Matrix, tradeoff: float, budget: int, resources: Resources, pool: int = POOL
 ) -> tuple[np.ndarray, np.ndarray]:
     """Order and gains of `budget` picks; `pool` changes the time they take, and nothing else."""
     if isinstance(kernel, Matrix):
@@ -91,115 +90,40 @@ def _greedy_matrix(
     return order, chosen
 
 
-@dataclass
-class _Pool:
-    """Rows that were the best of a larger pool when they were drawn."""
+class _Pools(NamedTuple):
+    """Pool 0 is everybody; each other holds the best rows of the one before, when it was drawn, and their bound.
+
+    The rows of all pools lie in one array, each pool's from `start`, so that compiled code can count through them.
+    Entry 0 of the arrays from `before` on is not used.
+    """
 
     rows: np.ndarray
-    """(m,), ascending."""
-    x: np.ndarray
-    """Vectors, side by side, and for all but everybody of length 1."""
-    scale: np.ndarray
-    places: np.ndarray
-    """Where the rows lie in `x` and `scale`, (m,)."""
-
-    def without(self, chosen: np.ndarray) -> "_Pool":
-        left = ~chosen[self.rows]
-        return _Pool(self.rows[left], self.x, self.scale, self.places[left])
-
-    def take(self, best: np.ndarray) -> "_Pool":
-        unit = unit_rows(self.x, self.scale, self.places[best], np.float32)
-        return _Pool(self.rows[best], unit, np.ones(best.size), np.arange(best.size))
-
-
-class _Innermost:
-    """The pool from which picks are made. A row that stays when it is drawn again keeps its place and its cosines."""
-
-    def __init__(self, m: int, d: int) -> None:
-        self.rows = np.full(m, -1)
-        """(m,), in any order."""
-        self.gram = np.empty((m, m), np.float32)
-        self._unit = np.empty((m, d), np.float32)
-
-    def draw(self, around: _Pool, best: np.ndarray) -> None:
-        places, missing = exchange(self.rows, around.rows[best])
-        new = best[missing]
-        self.rows[places] = around.rows[new]
-        self._unit[places] = unit = unit_rows(around.x, around.scale, around.places[new], np.float32)
-        write_symmetric(self.gram, places, self._unit @ unit.T)
+    """Row numbers, a pool's ascending, int64."""
+    start: np.ndarray
+    """(pools + 1,); pool p has room for start[p + 1] − start[p] rows."""
+    size: np.ndarray
+    """(pools,)"""
+    before: np.ndarray
+    """w when the pool was drawn, (pools, d)."""
+    length: np.ndarray
+    """|w| then, (pools,)."""
+    ceiling: np.ndarray
+    """Within ε at least the a_i of all that were left out; −inf where there were none."""
+    bound: np.ndarray
+    """Gain + λ of those left out was at most this,"""
+    since: np.ndarray
+    """so many picks ago."""
 
 
-class _Bounds:
-    """What holds off those outside each pool: arrays with a row for each, the outermost first."""
-
-    def __init__(self, pools: int, d: int) -> None:
-        self.centre = np.zeros((pools, d))
-        """c"""
-        self.length = np.zeros(pools)
-        """|w| when the pool was drawn."""
-        self.ceiling = np.full(pools, -np.inf)
-        """Within ε at least the a_i of all that were left out; −inf where there were none."""
-        self.along = np.zeros(pools)
-        """α"""
-        self.squared = np.zeros(pools)
-        """|D|²"""
-
-    @property
-    def state(self) -> tuple[np.ndarray, ...]:
-        return self.centre, self.length, self.ceiling, self.along, self.squared
-
-    def begin(self, level: int, w: np.ndarray) -> np.ndarray:
-        """A pool is drawn now; returns c in float32."""
-        self.length[level] = length = max(float(np.sqrt(dot64(w, w))), 1e-300)
-        self.centre[level] = w / length
-        self.along[level] = self.squared[level] = 0.0
-        return self.centre[level].astype(np.float32)
-
-
-def _greedy_cosine(
-    kernel: Cosine, tradeoff: float, budget: int, resources: Resources, pool: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    x, scale, (n, d) = kernel.x, kernel.scale, kernel.x.shape
-    order, gains = np.empty(budget, np.int64), np.empty(budget)
-    sizes = _pool_sizes(n, pool or int(POOL * np.sqrt(d)))
-    resources.need(64 * n + 4 * sum(sizes) * d + 8 * sizes[-1] * (d + sizes[-1]), f"graph cut of {n} rows")
-    w, chosen, error = _sum_units(x, scale), np.zeros(n, np.bool_), float32_dot_error(d)
-    pools = [_Pool(np.arange(n), x, scale, np.arange(n))]
-    innermost, bounds = _Innermost(sizes[-1], d), _Bounds(len(sizes), d)
-    done = stale = 0
-    while done < budget:
-        pools[stale:] = [pools[stale].without(chosen)]
-        if stale and not pools[stale].rows.size:
-            stale -= 1
-            continue
-        for level in range(stale, len(sizes)):
-            centre, around = bounds.begin(level, w), pools[level]
-            m = min(sizes[level], around.rows.size)
-            best, bounds.ceiling[level] = _leaders(around, centre, m, resources)
-            if level < len(sizes) - 1:
-                pools.append(around.take(best))
-        if m != innermost.rows.size:
-            innermost = _Innermost(m, d)
-        innermost.draw(around, best)
-        taken, failed = _take_from_pool(
-            x,
-            scale,
-            innermost.rows,
-            innermost.gram,
-            w,
-            bounds.state,
-            error,
-            tradeoff,
-            order[done:],
-            gains[done:],
-        )
-        if taken == 0 and failed >= stale:  # its bound is fresh, so rounding is what it can't tell
-            taken = 1
-            gains[done] = _take_best(pools[0].without(chosen), w, bounds, error, tradeoff, order[done:])
-        chosen[order[done : done + taken]] = True
-        done += taken
-        stale = failed
-    return order, gains
+def _pools(n: int, d: int, sizes: list[int]) -> _Pools:
+    """Everybody, and pools of such sizes inside one another, none drawn yet."""
+    start = np.cumsum([0, n, *sizes])
+    rows = np.concatenate([np.arange(n), np.zeros(sum(sizes), np.int64)])
+    count = len(sizes) + 1
+    size, since = np.array([n] + [0] * len(sizes)), np.zeros(count, np.int64)
+    return _Pools(
+        rows, start, size, np.zeros((count, d)), np.zeros(count), np.zeros(count), np.zeros(count), since
+    )
 
 
 def _pool_sizes(n: int, innermost: int) -> list[int]:
@@ -210,29 +134,19 @@ def _pool_sizes(n: int, innermost: int) -> list[int]:
     return sizes
 
 
-def _leaders(around: _Pool, centre: np.ndarray, m: int, resources: Resources) -> tuple[np.ndarray, float]:
-    """Which m of a pool's rows have the largest e_i·c, ascending, and the largest e_i·c of the others, in float32."""
-
-    def work(piece: slice) -> tuple[np.ndarray, np.ndarray, float]:
-        cosines = np.empty(piece.stop - piece.start, np.float32)
-        matvec(around.x, around.scale, centre, around.places[piece], cosines)
-        best, rest = _split(cosines, m)
-        return best + piece.start, cosines[best], rest
-
-    found = list(resources.map(work, resources.chunks(around.rows.size, PIECE // centre.size)))
-    if len(found) == 1:
-        return np.sort(found[0][0]), found[0][2]
-    places, cosines = (np.concatenate(part) for part in list(zip(*found, strict=True))[:2])
-    best, rest = _split(cosines, m)
-    return np.sort(places[best]), max(rest, *(others for _, _, others in found))
-
-
-def _split(values: np.ndarray, m: int) -> tuple[np.ndarray, float]:
-    """Places of the m largest, and the largest of the others (−inf where there is none)."""
-    if m >= values.size:
-        return np.arange(values.size), -np.inf
-    places = np.argpartition(values, values.size - m)
-    return places[-m:], float(values[places[:-m]].max())
+def _greedy_cosine(
+    kernel: Cosine, tradeoff: float, budget: int, resources: Resources, pool: int
+) -> tuple[np.ndarray, np.ndarray]:
+    n, d = kernel.x.shape
+    sizes = _pool_sizes(n, pool)
+    needed = 64 * n + 8 * (sum(sizes) + len(sizes) * d) + 4 * sizes[-1] * (sizes[-1] + d)
+    resources.need(needed, f"graph cut of {n} rows")
+    order, gains = np.empty(budget, np.int64), np.empty(budget)
+    w = _sum_units(kernel.x, kernel.scale)
+    _greedy_pools(
+        kernel.x, kernel.scale, w, _pools(n, d, sizes), dots32_error(d), float(tradeoff), order, gains
+    )
+    return order, gains
 
 
 @compiled
@@ -246,60 +160,134 @@ def _sum_units(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def _move(
-    w: np.ndarray,
+def _greedy_pools(
     x: np.ndarray,
     scale: np.ndarray,
-    pick: int,
-    gain: float,
+    w: np.ndarray,
+    pools: _Pools,
+    error: float,
     tradeoff: float,
-    bounds: tuple[np.ndarray, ...],
+    order: np.ndarray,
+    gains: np.ndarray,
 ) -> None:
-    """w −= 2λ e_a, and what each pool's bound follows: α and |D|², by e_a·D = |w|(e_a·c) − e_a·w now."""
-    centre, length, _, along, squared = bounds
-    for level in range(length.size):
-        cosine = dot64(x[pick], centre[level]) * scale[pick]
-        aside = length[level] * cosine - (gain + tradeoff)
-        along[level] += 2.0 * tradeoff * cosine
-        squared[level] += 4.0 * tradeoff * aside + 4.0 * tradeoff * tradeoff
-    for k in range(w.size):
-        w[k] -= 2.0 * tradeoff * scale[pick] * np.float64(x[pick, k])
+    """Writes order and gains, (budget,); w, (d,), is moved by the picks. `error` is ε, that of a float32 cosine."""
+    chosen = np.zeros(x.shape[0], np.bool_)
+    innermost = pools.size.size - 1
+    done, stale = 0, 1
+    while done < order.size:
+        _drop_chosen(pools, stale - 1, chosen)
+        if pools.size[stale - 1] == 0:
+            stale -= 1
+            continue
+        for p in range(stale, innermost + 1):
+            cosines = _draw(x, scale, w, pools, p)
+        now = pools.length[innermost] * cosines - tradeoff
+        taken, failed = _take_from_innermost(
+            x, scale, w, pools, now, error, tradeoff, order[done:], gains[done:]
+        )
+        if taken == 0 and failed >= stale:  # its bound is fresh, so rounding is what it can't tell
+            _drop_chosen(pools, 0, chosen)
+            _take_best(x, scale, w, pools, error, tradeoff, order[done:], gains[done:])
+            taken = 1
+        for pick in order[done : done + taken]:
+            chosen[pick] = True
+        done += taken
+        stale = failed
 
 
 @compiled
-def _outside(bounds: tuple[np.ndarray, ...], level: int, error: float) -> float:
-    """No row that was left out of a pool has a gain + λ above this."""
-    _, length, ceiling, along, squared = bounds
-    if ceiling[level] == -np.inf:
-        return -np.inf
-    ahead = length[level] - along[level]
-    # What float64 may have lost in |D|² and α².
-    rounding = 1e-13 * length[level] * (1.0 + np.sqrt(max(0.0, squared[level])))
-    aside = np.sqrt(
-        max(0.0, squared[level] - along[level] ** 2) + (rounding if squared[level] > 0.0 else 0.0)
-    )
-    top = np.sqrt(ahead * ahead + aside * aside)
-    a = min(ceiling[level] + error, ahead / top) if top > 0.0 else 0.0
-    return ahead * a + aside * np.sqrt(max(0.0, 1.0 - a * a))
+def _drop_chosen(pools: _Pools, p: int, chosen: np.ndarray) -> None:
+    rows = pools.rows[pools.start[p] : pools.start[p] + pools.size[p]]
+    left = 0
+    for row in rows:
+        rows[left] = row
+        left += not chosen[row]
+    pools.size[p] = left
 
 
 @compiled
-def _exact_dots(x: np.ndarray, scale: np.ndarray, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """e_i·w of some rows, in float64."""
-    out = np.empty(rows.size)
-    for j in range(rows.size):
-        out[j] = dot64(x[rows[j]], w) * scale[rows[j]]
+def _cosines(x: np.ndarray, scale: np.ndarray, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """e_i·v of some rows i with vectors of length 1, (vectors, rows), all float32."""
+    out = np.empty((len(vectors), rows.size), np.float32)
+    dots32(x, rows, vectors, out)
+    for v in range(len(vectors)):
+        for j in range(rows.size):
+            out[v, j] *= scale[rows[j]]
     return out
 
 
 @compiled
-def _take_from_pool(
+def _draw(x: np.ndarray, scale: np.ndarray, w: np.ndarray, pools: _Pools, p: int) -> np.ndarray:
+    """Fill a pool with the rows of the one before that have the largest e_i·c; returns these, float64."""
+    length = max(np.sqrt(dot64(w, w)), 1e-300)
+    pools.length[p], pools.before[p] = length, w
+    around = pools.rows[pools.start[p - 1] : pools.start[p - 1] + pools.size[p - 1]]
+    cosines = _cosines(x, scale, around, (w / length).astype(np.float32).reshape(1, -1))[0]
+    m = min(pools.start[p + 1] - pools.start[p], around.size)
+    least = np.partition(cosines, around.size - m)[around.size - m]
+    room = m
+    for cosine in cosines:
+        room -= cosine > least
+    rows, best = pools.rows[pools.start[p] :], np.empty(m)
+    count, ceiling = 0, np.float32(-np.inf)
+    for j in range(around.size):
+        if cosines[j] > least or (cosines[j] == least and room > 0):
+            room -= cosines[j] == least
+            rows[count], best[count] = around[j], cosines[j]
+            count += 1
+        else:
+            ceiling = max(ceiling, cosines[j])
+    pools.size[p], pools.ceiling[p], pools.bound[p], pools.since[p] = m, ceiling, np.inf, 0
+    return best
+
+
+@compiled
+def _outside(w: np.ndarray, pools: _Pools, p: int, error: float) -> float:
+    """No row that was left out of a pool has a gain + λ above this."""
+    if pools.ceiling[p] == -np.inf:
+        return -np.inf
+    drift = pools.before[p] - w
+    along, squared = dot64(drift, pools.before[p]) / pools.length[p], dot64(drift, drift)
+    ahead = pools.length[p] - along
+    # What float64 may have lost in |D|² and α².
+    rounding = 1e-13 * pools.length[p] * (1.0 + np.sqrt(squared)) if squared > 0.0 else 0.0
+    aside = np.sqrt(max(0.0, squared - along * along) + rounding)
+    top = np.sqrt(ahead * ahead + aside * aside)
+    a = min(pools.ceiling[p] + error, ahead / top) if top > 0.0 else 0.0
+    return ahead * a + aside * np.sqrt(max(0.0, 1.0 - a * a))
+
+
+@compiled
+def _first_failing(w: np.ndarray, pools: _Pools, error: float, tradeoff: float, floor: float) -> int:
+    """The outermost pool outside which a gain may reach `floor`; 0 where there is none."""
+    for p in range(1, pools.size.size):
+        if pools.bound[p] + 2.0 * tradeoff * pools.since[p] - tradeoff >= floor:
+            pools.bound[p], pools.since[p] = _outside(w, pools, p, error), 0
+            if pools.bound[p] - tradeoff >= floor:
+                return p
+    return 0
+
+
+@compiled_max
+def _highest(values: np.ndarray, less: np.ndarray, m: int) -> float:
+    best = -np.inf
+    for i in range(m):
+        best = max(best, values[i] - less[i])
+    return best
+
+
+@compiled
+def _exact_gain(x: np.ndarray, scale: np.ndarray, w: np.ndarray, row: int, tradeoff: float) -> float:
+    return dot64(x[row], w) * scale[row] - tradeoff
+
+
+@compiled
+def _take_from_innermost(
     x: np.ndarray,
     scale: np.ndarray,
-    inside: np.ndarray,
-    gram: np.ndarray,
     w: np.ndarray,
-    bounds: tuple[np.ndarray, ...],
+    pools: _Pools,
+    now: np.ndarray,
     error: float,
     tradeoff: float,
     order: np.ndarray,
@@ -307,63 +295,95 @@ def _take_from_pool(
 ) -> tuple[int, int]:
     """Pick until an outsider might win, or the pool or the budget is spent.
 
-    After t picks the pool's gains are known within 2λtε, since every float32 cosine is off by at most ε; those so
-    close to the best that this leaves it open are evaluated in float64.
+    A gain is known within ε|w| from the cosines by which the pool was drawn, and a pick adds at most 2λε. Those that
+    this leaves open are evaluated in float64.
 
     Args:
-        inside: rows of the innermost pool, (m,).
-        gram: cosines inside the pool, (m, m) float32.
-        w: moved by the picks, and the bounds with it.
-        error: ε.
+        now: gains of the pool's rows by those cosines, (m,).
         order: written: rows.
         gains: written.
 
     Returns:
         The number of picks, and the outermost pool that has to be drawn again.
     """
-    m = inside.size
-    start = _exact_dots(x, scale, inside, w)
-    drift = np.zeros(m)  # e_i·D / 2λ
-    now, exact = start - tradeoff, np.empty(m)
-    innermost = bounds[1].size - 1
+    m, innermost = now.size, pools.size.size - 1
+    rows = pools.rows[pools.start[innermost] : pools.start[innermost] + m].copy()
+    off = np.full(m, error * pools.length[innermost])
+    column, columns, cosines = np.full(m, -1), 0, np.empty((m + 1, m), np.float32)  # with the picks
     for step in range(min(m, order.size)):
-        reach = now.max() - 4.0 * tradeoff * step * error
+        reach = _highest(now, off, m)
+        reach -= tie_width(reach)
         best = -np.inf
         for i in range(m):
-            exact[i] = -np.inf
-            if now[i] >= reach - tie_width(reach):
-                exact[i] = dot64(x[inside[i]], w) * scale[inside[i]] - tradeoff
-                best = max(best, exact[i])
+            if now[i] + off[i] >= reach:
+                now[i], off[i] = _exact_gain(x, scale, w, rows[i], tradeoff), 0.0
+                best = max(best, now[i])
         floor = best - tie_width(best)
-        for level in range(innermost + 1):
-            if _outside(bounds, level, error) - tradeoff >= floor:
-                return step, level
+        failing = _first_failing(w, pools, error, tradeoff, floor)
+        if failing:
+            return step, failing
         pick = -1
         for i in range(m):
-            if exact[i] >= floor and (pick < 0 or inside[i] < inside[pick]):
+            if now[i] >= floor and (pick < 0 or rows[i] < rows[pick]):
                 pick = i
-        row = inside[pick]
-        order[step], gains[step] = row, exact[pick]
-        _move(w, x, scale, row, exact[pick], tradeoff, bounds)
+        order[step], gains[step] = rows[pick], now[pick]
+        _move(x, scale, w, pools, rows[pick], tradeoff)
+        now[pick] = -np.inf
+        if (
+            column[pick] < 0
+        ):  # made for two at a time, since reading the rows takes longer than multiplying them
+            column[pick] = columns
+            other = _next_without(column, now, pick)
+            two = unit_rows(x, scale, np.array([rows[pick], rows[other]]), np.float32)
+            cosines[columns : columns + 2] = _cosines(x, scale, rows, two)
+            column[other] = columns + 1
+            columns += 2
         for i in range(m):
-            drift[i] += gram[pick, i]
-            now[i] = start[i] - 2.0 * tradeoff * drift[i] - tradeoff
-        start[pick] = now[pick] = -np.inf
+            now[i] -= 2.0 * tradeoff * cosines[column[pick], i]
+            off[i] += 2.0 * tradeoff * error
     return min(m, order.size), innermost
 
 
+@compiled
+def _next_without(column: np.ndarray, now: np.ndarray, otherwise: int) -> int:
+    """Where the largest gain is among the rows that have no column of cosines yet."""
+    best, value = otherwise, -np.inf
+    for i in range(now.size):
+        if column[i] < 0 and now[i] > value:
+            best, value = i, now[i]
+    return best
+
+
+@compiled
+def _move(x: np.ndarray, scale: np.ndarray, w: np.ndarray, pools: _Pools, pick: int, tradeoff: float) -> None:
+    """w −= 2λ e_a."""
+    row, step = x[pick], 2.0 * tradeoff * scale[pick]
+    for k in range(w.size):
+        w[k] -= step * row[k]
+    for p in range(pools.since.size):
+        pools.since[p] += 1
+
+
+@compiled
 def _take_best(
-    everybody: _Pool, w: np.ndarray, bounds: _Bounds, error: float, tradeoff: float, order: np.ndarray
-) -> float:
-    """One pick among all that rounding can't tell apart, where they don't fit in a pool; returns its gain."""
-    length = max(float(np.sqrt(dot64(w, w))), 1e-300)
-    cosines = np.empty(everybody.rows.size, np.float32)
-    matvec(everybody.x, everybody.scale, (w / length).astype(np.float32), everybody.places, cosines)
-    reach = 2.0 * error + tie_width(length) / length
-    close = everybody.rows[cosines >= cosines.max() - reach]
-    exact = _exact_dots(everybody.x, everybody.scale, close, w) - tradeoff
-    best = exact.max()
-    pick = int(np.argmax(exact >= best - tie_width(best)))
-    order[0] = close[pick]
-    _move(w, everybody.x, everybody.scale, close[pick], float(exact[pick]), tradeoff, bounds.state)
-    return float(exact[pick])
+    x: np.ndarray,
+    scale: np.ndarray,
+    w: np.ndarray,
+    pools: _Pools,
+    error: float,
+    tradeoff: float,
+    order: np.ndarray,
+    gains: np.ndarray,
+) -> None:
+    """One pick among all that rounding can't tell apart, where they don't fit in a pool."""
+    length = max(np.sqrt(dot64(w, w)), 1e-300)
+    rows = pools.rows[: pools.size[0]]
+    cosines = _cosines(x, scale, rows, (w / length).astype(np.float32).reshape(1, -1))[0]
+    reach = cosines.max() - 2.0 * error - tie_width(length) / length
+    exact = np.full(rows.size, -np.inf)
+    for j in range(rows.size):
+        if cosines[j] >= reach:
+            exact[j] = _exact_gain(x, scale, w, rows[j], tradeoff)
+    pick = np.argmax(exact >= exact.max() - tie_width(exact.max()))
+    order[0], gains[0] = rows[pick], exact[pick]
+    _move(x, scale, w, pools, rows[pick], tradeoff)

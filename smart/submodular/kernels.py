@@ -9,6 +9,9 @@ import numpy as np
 
 from smart.submodular.arithmetic import inverse_norms, unit_rows
 
+LONGEST = 2.0**40
+"""Norms from its inverse to itself are taken as they are: products, and what rounds off them, fit in float32."""
+
 
 def _real(values: np.ndarray, what: str) -> np.ndarray:
     """As an array.
@@ -22,12 +25,22 @@ def _real(values: np.ndarray, what: str) -> np.ndarray:
     return values
 
 
+def _in_range(x: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows so long or short that their products leave float32 are multiplied by a power of two: the same cosines."""
+    far = np.flatnonzero((scale > LONGEST) | ((scale < 1 / LONGEST) & (scale > 0)))
+    if far.size:
+        x = x.copy()
+        x[far] = np.ldexp(x[far], np.frexp(scale[far])[1][:, None])
+        scale[far] = inverse_norms(x[far])
+    return x, scale
+
+
 @dataclass(frozen=True)
 class Cosine:
     """s_ij = x_i·x_j / (|x_i||x_j|), s_ii = 1; a zero vector has cosine 0 with everything, itself included."""
 
     x: np.ndarray
-    """The vectors as given, (n, d) float32, C-contiguous; not normalised, and not copied."""
+    """The vectors as given, (n, d) float32, C-contiguous; not normalised, and copied only where norms are extreme."""
     scale: np.ndarray
     """1/|x_i|, (n,) float64; 0 for a zero vector."""
 
@@ -52,6 +65,7 @@ class Cosine:
                 f"{bad.size} of {len(x)} vectors hold a NaN, an infinity or a number too large for float32; "
                 f"the first is row {bad[0]}"
             )
+        x, scale = _in_range(x, scale)
         zeros = int((scale == 0).sum())
         if zeros:
             warnings.warn(

@@ -20,10 +20,8 @@ from scipy.linalg.blas import dgemm
 from smart.submodular.arithmetic import (
     compiled,
     compiled_fast,
-    exchange,
     float32_dot_error,
     tie_width,
-    write_symmetric,
 )
 from smart.submodular.kernels import Cosine, Matrix
 from smart.submodular.resources import Resources
@@ -204,7 +202,7 @@ class _Pool:
 
     def draw(self, wanted: np.ndarray, kernel: Cosine, inverse: np.ndarray, resources: Resources) -> None:
         """Rows that are not wanted give way to those that are, for which alone anything is computed."""
-        places, missing = exchange(self.rows, wanted)
+        places, missing = _exchange(self.rows, wanted)
         self.rows[places] = new = wanted[missing]
         self.unit[places] = unit = kernel.unit(new)
 
@@ -214,7 +212,40 @@ class _Pool:
 
         pieces = resources.chunks(new.size, 16)
         fresh = np.concatenate(resources.run([partial(work, piece) for piece in pieces]))
-        write_symmetric(self.gram, places, fresh.T)
+        _write_symmetric(self.gram, places, fresh.T)
+
+
+@compiled
+def _exchange(rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of a pool (m rows in any order) whose rows are not wanted, and which of the m wanted (ascending) it lacks.
+
+    As many of the one as of the other: rows[places] = wanted[missing] makes the pool what is wanted, and what stays
+    keeps its place.
+    """
+    m = rows.size
+    places, missing, there = np.empty(m, np.int64), np.empty(m, np.int64), np.zeros(m, np.bool_)
+    count = 0
+    for i in range(m):
+        at = np.searchsorted(wanted, rows[i])
+        if at < m and wanted[at] == rows[i]:
+            there[at] = True
+        else:
+            places[count] = i
+            count += 1
+    count = 0
+    for at in range(m):
+        if not there[at]:
+            missing[count] = at
+            count += 1
+    return places[:count], missing[:count]
+
+
+@compiled
+def _write_symmetric(matrix: np.ndarray, places: np.ndarray, columns: np.ndarray) -> None:
+    """The rows and columns `places` of a symmetric matrix, (m, m), become `columns`, (m, places)."""
+    for t in range(places.size):
+        for i in range(matrix.shape[0]):
+            matrix[places[t], i] = matrix[i, places[t]] = columns[i, t]
 
 
 def _subtract_gram(falls: np.ndarray, inverse: np.ndarray) -> None:

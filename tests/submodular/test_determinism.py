@@ -40,16 +40,6 @@ def test_threads(make, example):
     np.testing.assert_array_equal(one.order, two.order)
 
 
-@pytest.mark.parametrize("example", ["clustered", "duplicated"])
-def test_threads_that_share_the_products_of_graph_cut(example, monkeypatch):
-    monkeypatch.setattr(graph_cut, "PIECE", 2**10)
-    f = GraphCut(EXAMPLES[example](17_000))
-    assert 2 * graph_cut.PIECE // f.kernel.x.shape[1] <= 17_000, "enough for two pieces"
-    one, two = (maximize(f, 500, threads=threads) for threads in (1, 2))
-    np.testing.assert_array_equal(one.order, two.order)
-    np.testing.assert_array_equal(one.gains, two.gains)
-
-
 @pytest.mark.parametrize("example", TIED)
 def test_blocks_of_the_log_determinant(example, monkeypatch):
     f = LogDeterminant(EXAMPLES[example](900))

@@ -182,3 +182,16 @@ def test_graph_cut_gains_may_rise_and_turn_negative():
     assert (np.diff(chosen.gains) > 0).any()
     assert chosen.gains.min() < 0
     np.testing.assert_array_equal(chosen.order, maximize(f, 400, optimizer="naive").order)
+
+
+@pytest.mark.parametrize("make", [FacilityLocation, GraphCut, LogDeterminant])
+@pytest.mark.parametrize("factors", [[1e-40], [1e-30], [1e30], [2e37], [1e-40, 1.0, 2e37]], ids=str)
+def test_vectors_of_any_length_that_float32_can_hold(make, factors):
+    X = clustered(900, 64)
+    scaled = (X * np.resize(factors, len(X))[:, None]).astype(np.float32)
+    chosen = maximize(make(scaled), 900)
+    assert sorted(chosen.order) == list(range(900))
+    assert regret(make(scaled), chosen.order).maximum <= LIMIT
+    assert np.isfinite(chosen.gains).all()
+    if min(factors) > 1e-38:  # below, the numbers themselves have lost digits
+        assert regret(make(X), chosen.order).maximum <= LIMIT

@@ -50,7 +50,7 @@ class Case:
     memory_limit: str | None = None
     peers: bool = True
     groups: int = 0
-    """Where not 0: n rows in so many groups, each ordered in full."""
+    """Where not 0: n rows in so many groups, each ordered in full; threads take a group each."""
 
 
 def full(name: str, fn: str, n: int, **options: Any) -> Case:
@@ -72,6 +72,7 @@ CASES = [
     full("gc-100k-2-threads", "gc", 100_000, peers=False, threads=2),
     Case("fl-100k", "fl", 100_000, 10_000, memory_limit="4GB", peers=False),
     *(full(f"{fn}-groups", fn, 132_595, d=256, groups=845) for fn in NAMES),
+    *(full(f"{fn}-groups-2-threads", fn, 132_595, d=256, groups=845, threads=2, peers=False) for fn in NAMES),
 ]
 
 
@@ -106,15 +107,19 @@ def our_function(fn: str, X: np.ndarray) -> Any:
 def our_selection(case: Case) -> Peer:
     from smart.submodular import maximize
 
+    threads = 1 if case.groups else case.threads
+
     def select(X: np.ndarray, budget: int) -> np.ndarray:
         f = our_function(case.fn, X)
-        return maximize(f, budget, threads=case.threads, memory_limit=case.memory_limit).order
+        return maximize(f, budget, threads=threads, memory_limit=case.memory_limit).order
 
     return select
 
 
 def run_once(case: Case, who: str, vectors: Path, orders: Path) -> dict[str, float]:
     """Called in the child: seconds, bytes above the start, seconds of compiling (and of trying the path once)."""
+    from smart.commands.orderings import TOGETHER
+    from smart.runtime.executor import map_unordered, packs
     from smart.submodular import single_threaded_blas
 
     X = np.load(vectors)
@@ -126,14 +131,24 @@ def run_once(case: Case, who: str, vectors: Path, orders: Path) -> dict[str, flo
     borders = (
         np.concatenate([[0], np.cumsum(group_sizes(case.n, case.groups))]) if case.groups else [0, case.n]
     )
-    order = np.empty(0, np.int64)
     held = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     began = time.perf_counter()
     with single_threaded_blas():
-        for left, right in pairwise(borders):
-            if who == OURS or right - left > 1:  # submodlib needs two rows at least
-                order = select(X[left:right], right - left if case.groups else case.budget)
+        parts = sorted(pairwise(borders), key=lambda part: part[0] - part[1])
+        if who != OURS:  # submodlib needs two rows at least
+            parts = [(left, right) for left, right in parts if right - left > 1]
+
+        def work(part: tuple[int, int]) -> np.ndarray:
+            return select(X[slice(*part)], part[1] - part[0] if case.groups else case.budget)
+
+        if case.groups and case.threads > 1:
+            todo = packs(parts, lambda part: int(part[1] - part[0]), TOGETHER)
+            for _, ordered in map_unordered(lambda pack: list(map(work, pack)), todo, case.threads):
+                order = ordered[-1]
+        else:
+            for part in parts:
+                order = work(part)
     seconds = time.perf_counter() - began
     np.save(orders, order)
     return {"seconds": seconds, "memory": _memory("VmHWM") - held, "compile_seconds": compile_seconds}

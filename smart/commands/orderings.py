@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smart.embedding import Vectors
-from smart.runtime.executor import map_unordered
+from smart.runtime.executor import map_unordered, packs
 from smart.runtime.files import atomic_file, hash_bytes
 from smart.runtime.locks import locked
 from smart.runtime.manifest import make_key, write_manifest
@@ -34,6 +34,8 @@ SAMPLE = 2_000
 """Rows on which the quality of a partition is measured."""
 ALONE = 20_000
 """Rows from which a group gets all threads to itself; others share the cores, one thread each."""
+TOGETHER = 2_000
+"""Rows of groups that a thread is given at a time."""
 
 
 @dataclass(frozen=True)
@@ -140,25 +142,29 @@ def read_shards(folder: Path) -> dict[int, np.ndarray]:
 def _compute(
     orderer: Orderer, vectors: Vectors, offsets: np.ndarray, missing: list[int], folder: Path, threads: int
 ) -> dict[int, np.ndarray]:
+    def rows(group: int) -> int:
+        return int(offsets[group + 1] - offsets[group])
+
     alone = math.inf if orderer.single_threaded else ALONE
-    large = [g for g in missing if offsets[g + 1] - offsets[g] >= alone]
+    large = [g for g in missing if rows(g) >= alone]
     small = missing[len(large) :]
     done: dict[int, np.ndarray] = {}
     unsaved: dict[int, np.ndarray] = {}
     last_saved = time.monotonic()
 
-    def work(group: int, inner: int, outer: int) -> np.ndarray:
-        X = vectors[int(offsets[group]) : int(offsets[group + 1])]
-        return orderer.order(X, inner, outer).astype(np.int32)
+    def work(groups: list[int], inner: int, outer: int) -> list[np.ndarray]:
+        parts = (vectors[int(offsets[group]) : int(offsets[group + 1])] for group in groups)
+        return [orderer.order(X, inner, outer).astype(np.int32) for X in parts]
 
-    total = int(sum(offsets[g + 1] - offsets[g] for g in missing))
+    total = sum(map(rows, missing))
     try:
         desc = f"Ordering {len(missing)} groups"
         with single_threaded_blas(), progress(total=total, desc=desc, unit=" rows") as bar:
             for groups, outer, inner in ((large, 1, threads), (small, threads, 1)):
-                for group, order in map_unordered(partial(work, inner=inner, outer=outer), groups, outer):
-                    unsaved[group] = order
-                    bar.update(len(order))
+                todo = packs(groups, rows, TOGETHER)
+                for pack, orders in map_unordered(partial(work, inner=inner, outer=outer), todo, outer):
+                    unsaved |= dict(zip(pack, orders, strict=True))
+                    bar.update(sum(map(len, orders)))
                     if time.monotonic() - last_saved > SAVE_EVERY:
                         _save(unsaved, folder)
                         done |= unsaved

@@ -32,3 +32,17 @@ def map_unordered(
                 yield running.pop(future), future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def packs(items: Iterable[Item], size: Callable[[Item], int], least: int) -> Iterator[list[Item]]:
+    """Items in their order, as many together as make `least`, where handing over one takes longer than its work."""
+    pack: list[Item] = []
+    total = 0
+    for item in items:
+        pack.append(item)
+        total += size(item)
+        if total >= least:
+            yield pack
+            pack, total = [], 0
+    if pack:
+        yield pack

@@ -160,8 +160,9 @@ def _greedy_cosine(
         _lower_bounds(x, kernel.scale, held, falls, bound, resources, beside)
         refreshes += 1
         if refreshes % EXACT_INVERSE_EVERY == 0:
-            recent = kernel.unit(order[counted:done])
-            matrix += recent.T @ recent
+            for start in range(counted, done, BLOCK):
+                recent = kernel.unit(order[start : min(start + BLOCK, done)])
+                matrix += recent.T @ recent
             inverse, counted = np.linalg.inv(matrix), done
             inside = _Pool(0, d)
 

@@ -50,7 +50,7 @@ class Case:
     memory_limit: str | None = None
     peers: bool = True
     groups: int = 0
-    """Where not 0: n rows in so many groups, each ordered in full; threads take a group each."""
+    """Where not 0: n rows in so many groups, each ordered in full; threads take some groups each."""
 
 
 def full(name: str, fn: str, n: int, **options: Any) -> Case:

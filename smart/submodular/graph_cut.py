@@ -329,9 +329,8 @@ def _take_from_innermost(
         order[step], gains[step] = rows[pick], now[pick]
         _move(x, scale, w, pools, rows[pick], tradeoff)
         now[pick] = -np.inf
-        if (
-            column[pick] < 0
-        ):  # made for two at a time, since reading the rows takes longer than multiplying them
+        if column[pick] < 0:
+            # Two at a time, since reading the rows takes longer than multiplying them.
             column[pick] = columns
             other = _next_without(column, now, pick)
             two = unit_rows(x, scale, np.array([rows[pick], rows[other]]), np.float32)

@@ -17,12 +17,7 @@ from functools import partial
 import numpy as np
 from scipy.linalg.blas import dgemm
 
-from smart.submodular.arithmetic import (
-    compiled,
-    compiled_fast,
-    float32_dot_error,
-    tie_width,
-)
+from smart.submodular.arithmetic import compiled, compiled_fast, float32_dot_error, tie_width
 from smart.submodular.kernels import Cosine, Matrix
 from smart.submodular.resources import Resources
 from smart.submodular.zeros import without_zeros
@@ -163,7 +158,7 @@ def _greedy_cosine(
             for start in range(counted, done, BLOCK):
                 recent = kernel.unit(order[start : min(start + BLOCK, done)])
                 matrix += recent.T @ recent
-            inverse, counted = np.linalg.inv(matrix), done
+            inverse, counted = np.ascontiguousarray(np.linalg.inv(matrix)), done
             inside = _Pool(0, d)
 
         rows, ceiling = _best_bounds(alive, bound, pool)
@@ -250,7 +245,7 @@ def _write_symmetric(matrix: np.ndarray, places: np.ndarray, columns: np.ndarray
 
 
 def _subtract_gram(falls: np.ndarray, inverse: np.ndarray) -> None:
-    """M⁻¹ −= YᵀY, in place."""
+    """M⁻¹ −= YᵀY, in place, for which M⁻¹ has to be C-contiguous: BLAS would change a copy of any other."""
     dgemm(-1.0, falls.T, falls.T, beta=1.0, c=inverse.T, trans_b=True, overwrite_c=True)
 
 

@@ -8,7 +8,9 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,6 +79,32 @@ def _set_full_error(value: str | None) -> None:
         os.environ[FULL_ERROR] = value
 
 
+@contextmanager
+def _every_interrupt_counts() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end, if one was raised inside and swallowed on its way.
+
+    Python drops what is raised in a destructor or in the callback of a weak reference, and a signal may come in
+    the middle of one (drawing with matplotlib runs thousands): without this a Ctrl-C there would end in a 0.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield  # ignored, another's, or not ours to set
+        return
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: Any) -> None:
+        interrupted.set()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+
+
 def _is_flag(argument: str) -> bool:
     return argument in MULTIRUN or (argument.startswith("--") and "=" in argument)
 
@@ -98,7 +126,7 @@ class _Job:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        with captured_log() as text, _full_error(self.full_error):
+        with captured_log() as text, _full_error(self.full_error), _every_interrupt_counts():
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 note = self._run_in_sweep(config)
                 note["overrides"] = list(HydraConfig.get().overrides.task)

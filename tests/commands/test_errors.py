@@ -7,14 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from smart.commands.pool import Pool, read_pool
+from smart.commands.request import Request
+from smart.runtime.locks import locked
 from tests.commands.conftest import ROOT, Command
 
 
@@ -171,16 +174,47 @@ def test_a_full_disk_while_the_mixture_is_written(select: Command, small_disk: P
 
 
 def test_ctrl_c(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
-    process = start("weighting=uniform", PYTHONUNBUFFERED="1")
-    assert process.stderr is not None
-    process.stderr.readline()  # it has read the collection, and goes on
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    with locked(tmp_path / ".mine.lock"):  # so that the process cannot be done before the signal comes
+        process = start("output=mine", PYTHONUNBUFFERED="1")
+        assert process.stderr is not None
+        while "Another process works on" not in (line := process.stderr.readline()):
+            assert line, "it ended before it waited"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "select: interrupted" in err
     assert "Traceback" not in err
     assert nothing_half_written(tmp_path)
+
+
+@pytest.mark.parametrize("step", ["pool.read_pool", "steps.run"])
+def test_ctrl_c_in_the_middle_of_a_step(
+    select: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: str
+) -> None:
+    monkeypatch.setattr(f"smart.commands.{step}", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    done = select()
+    assert done.code == 130, done.said
+    assert "select: interrupted" in done.err
+    assert "Traceback" not in done.said
+    assert nothing_half_written(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("more", [(), ("seed=1,2", "-m")])
+def test_ctrl_c_that_a_library_swallows(
+    select: Command, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """As Python does when the signal comes while a destructor runs."""
+
+    def read(request: Request) -> Pool:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return read_pool(request)
+
+    monkeypatch.setattr("smart.commands.pool.read_pool", read)
+    done = select(*more)
+    assert done.code == 130, done.said
+    assert "select: interrupted" in done.err
 
 
 def test_help_names_every_choice() -> None:

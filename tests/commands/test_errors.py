@@ -187,6 +187,16 @@ def test_ctrl_c(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> 
     assert nothing_half_written(tmp_path)
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, as Python starts; in a background job it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    after = signal.signal(signal.SIGINT, before)
+    assert after is signal.default_int_handler, "a command left its own handler"
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("step", ["pool.read_pool", "steps.run"])
 def test_ctrl_c_in_the_middle_of_a_step(
     select: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: str
@@ -197,9 +207,9 @@ def test_ctrl_c_in_the_middle_of_a_step(
     assert "select: interrupted" in done.err
     assert "Traceback" not in done.said
     assert nothing_half_written(tmp_path)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("more", [(), ("seed=1,2", "-m")])
 def test_ctrl_c_that_a_library_swallows(
     select: Command, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]

@@ -16,6 +16,8 @@ TIE = 1e-10
 
 compiled = numba.njit(cache=True, nogil=True)
 compiled_fast = numba.njit(cache=True, nogil=True, fastmath=True)
+# For small ones called at every pick with a record of arrays, which a call would pass one by one.
+inlined = numba.njit(cache=True, nogil=True, inline="always")
 compiled_max = numba.njit(
     cache=True, nogil=True, fastmath={"nnan", "nsz"}
 )  # maxima by vector, infinities allowed

@@ -27,10 +27,12 @@ import numpy as np
 
 from smart.submodular.arithmetic import (
     compiled,
+    compiled_fast,
     compiled_max,
     dot64,
     dots32,
     dots32_error,
+    inlined,
     tie_width,
     unit_rows,
 )
@@ -115,6 +117,22 @@ class _Pools(NamedTuple):
     """so many picks ago."""
 
 
+class _Search(NamedTuple):
+    """What the compiled functions work on."""
+
+    x: np.ndarray
+    """Vectors, (n, d) float32."""
+    scale: np.ndarray
+    """1/|x_i|, (n,) float64."""
+    w: np.ndarray
+    """(d,) float64, moved by every pick."""
+    tradeoff: float
+    """λ."""
+    error: float
+    """ε, that of a float32 cosine."""
+    pools: _Pools
+
+
 def _pools(n: int, d: int, sizes: list[int]) -> _Pools:
     """Everybody, and pools of such sizes inside one another, none drawn yet."""
     start = np.cumsum([0, n, *sizes])
@@ -141,11 +159,10 @@ def _greedy_cosine(
     sizes = _pool_sizes(n, pool)
     needed = 64 * n + 8 * (sum(sizes) + len(sizes) * d) + 4 * sizes[-1] * (sizes[-1] + d)
     resources.need(needed, f"graph cut of {n} rows")
-    order, gains = np.empty(budget, np.int64), np.empty(budget)
     w = _sum_units(kernel.x, kernel.scale)
-    _greedy_pools(
-        kernel.x, kernel.scale, w, _pools(n, d, sizes), dots32_error(d), float(tradeoff), order, gains
-    )
+    search = _Search(kernel.x, kernel.scale, w, float(tradeoff), dots32_error(d), _pools(n, d, sizes))
+    order, gains = np.empty(budget, np.int64), np.empty(budget)
+    _greedy_pools(search, order, gains)
     return order, gains
 
 
@@ -160,18 +177,9 @@ def _sum_units(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def _greedy_pools(
-    x: np.ndarray,
-    scale: np.ndarray,
-    w: np.ndarray,
-    pools: _Pools,
-    error: float,
-    tradeoff: float,
-    order: np.ndarray,
-    gains: np.ndarray,
-) -> None:
-    """Writes order and gains, (budget,); w, (d,), is moved by the picks. `error` is ε, that of a float32 cosine."""
-    chosen = np.zeros(x.shape[0], np.bool_)
+def _greedy_pools(search: _Search, order: np.ndarray, gains: np.ndarray) -> None:
+    """Writes order and gains, (budget,)."""
+    pools, chosen = search.pools, np.zeros(search.scale.size, np.bool_)
     innermost = pools.size.size - 1
     done, stale = 0, 1
     while done < order.size:
@@ -180,14 +188,12 @@ def _greedy_pools(
             stale -= 1
             continue
         for p in range(stale, innermost + 1):
-            cosines = _draw(x, scale, w, pools, p)
-        now = pools.length[innermost] * cosines - tradeoff
-        taken, failed = _take_from_innermost(
-            x, scale, w, pools, now, error, tradeoff, order[done:], gains[done:]
-        )
+            cosines = _draw(search, p)
+        now = pools.length[innermost] * cosines - search.tradeoff
+        taken, failed = _take_from_innermost(search, now, order[done:], gains[done:])
         if taken == 0 and failed >= stale:  # its bound is fresh, so rounding is what it can't tell
             _drop_chosen(pools, 0, chosen)
-            _take_best(x, scale, w, pools, error, tradeoff, order[done:], gains[done:])
+            _take_best(search, order[done:], gains[done:])
             taken = 1
         for pick in order[done : done + taken]:
             chosen[pick] = True
@@ -206,23 +212,30 @@ def _drop_chosen(pools: _Pools, p: int, chosen: np.ndarray) -> None:
 
 
 @compiled
-def _cosines(x: np.ndarray, scale: np.ndarray, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+def _cosines(search: _Search, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """e_i·v of some rows i with vectors of length 1, (vectors, rows), all float32."""
     out = np.empty((len(vectors), rows.size), np.float32)
-    dots32(x, rows, vectors, out)
+    dots32(search.x, rows, vectors, out)
     for v in range(len(vectors)):
         for j in range(rows.size):
-            out[v, j] *= scale[rows[j]]
+            out[v, j] *= search.scale[rows[j]]
     return out
 
 
 @compiled
-def _draw(x: np.ndarray, scale: np.ndarray, w: np.ndarray, pools: _Pools, p: int) -> np.ndarray:
+def _along_w(search: _Search, rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """e_i·c of some rows, (rows,) float32, and |w|."""
+    length = max(np.sqrt(dot64(search.w, search.w)), 1e-300)
+    c = (search.w / length).astype(np.float32)
+    return _cosines(search, rows, c.reshape(1, -1))[0], length
+
+
+@compiled
+def _draw(search: _Search, p: int) -> np.ndarray:
     """Fill a pool with the rows of the one before that have the largest e_i·c; returns these, float64."""
-    length = max(np.sqrt(dot64(w, w)), 1e-300)
-    pools.length[p], pools.before[p] = length, w
+    pools = search.pools
     around = pools.rows[pools.start[p - 1] : pools.start[p - 1] + pools.size[p - 1]]
-    cosines = _cosines(x, scale, around, (w / length).astype(np.float32).reshape(1, -1))[0]
+    cosines, length = _along_w(search, around)
     m = min(pools.start[p + 1] - pools.start[p], around.size)
     least = np.partition(cosines, around.size - m)[around.size - m]
     room = m
@@ -237,32 +250,46 @@ def _draw(x: np.ndarray, scale: np.ndarray, w: np.ndarray, pools: _Pools, p: int
             count += 1
         else:
             ceiling = max(ceiling, cosines[j])
-    pools.size[p], pools.ceiling[p], pools.bound[p], pools.since[p] = m, ceiling, np.inf, 0
+    pools.length[p], pools.before[p], pools.size[p] = length, search.w, m
+    pools.ceiling[p], pools.bound[p], pools.since[p] = ceiling, np.inf, 0
     return best
 
 
-@compiled
-def _outside(w: np.ndarray, pools: _Pools, p: int, error: float) -> float:
+@compiled_fast
+def _drift(before: np.ndarray, w: np.ndarray) -> tuple[float, float]:
+    """before·D and |D|² for D = before − w."""
+    along = squared = 0.0
+    for k in range(w.size):
+        drift = before[k] - w[k]
+        along += before[k] * drift
+        squared += drift * drift
+    return along, squared
+
+
+@inlined
+def _outside(search: _Search, p: int) -> float:
     """No row that was left out of a pool has a gain + λ above this."""
-    if pools.ceiling[p] == -np.inf:
+    length, ceiling = search.pools.length[p], search.pools.ceiling[p]
+    if ceiling == -np.inf:
         return -np.inf
-    drift = pools.before[p] - w
-    along, squared = dot64(drift, pools.before[p]) / pools.length[p], dot64(drift, drift)
-    ahead = pools.length[p] - along
-    # What float64 may have lost in |D|² and α².
-    rounding = 1e-13 * pools.length[p] * (1.0 + np.sqrt(squared)) if squared > 0.0 else 0.0
+    along, squared = _drift(search.pools.before[p], search.w)
+    along /= length
+    ahead = length - along
+    # What float64 may have lost in |D|² and α², sums of d products in any order (Higham's d·2⁻⁵³, three times and more).
+    rounding = 4.0 * search.w.size * 2.0**-53 * np.sqrt(squared) * (np.sqrt(squared) + length)
     aside = np.sqrt(max(0.0, squared - along * along) + rounding)
     top = np.sqrt(ahead * ahead + aside * aside)
-    a = min(pools.ceiling[p] + error, ahead / top) if top > 0.0 else 0.0
+    a = min(ceiling + search.error, ahead / top) if top > 0.0 else 0.0
     return ahead * a + aside * np.sqrt(max(0.0, 1.0 - a * a))
 
 
-@compiled
-def _first_failing(w: np.ndarray, pools: _Pools, error: float, tradeoff: float, floor: float) -> int:
+@inlined
+def _first_failing(search: _Search, floor: float) -> int:
     """The outermost pool outside which a gain may reach `floor`; 0 where there is none."""
+    pools, tradeoff = search.pools, search.tradeoff
     for p in range(1, pools.size.size):
         if pools.bound[p] + 2.0 * tradeoff * pools.since[p] - tradeoff >= floor:
-            pools.bound[p], pools.since[p] = _outside(w, pools, p, error), 0
+            pools.bound[p], pools.since[p] = _outside(search, p), 0
             if pools.bound[p] - tradeoff >= floor:
                 return p
     return 0
@@ -276,22 +303,14 @@ def _highest(values: np.ndarray, less: np.ndarray, m: int) -> float:
     return best
 
 
-@compiled
-def _exact_gain(x: np.ndarray, scale: np.ndarray, w: np.ndarray, row: int, tradeoff: float) -> float:
-    return dot64(x[row], w) * scale[row] - tradeoff
+@inlined
+def _exact_gain(search: _Search, row: int) -> float:
+    return dot64(search.x[row], search.w) * search.scale[row] - search.tradeoff
 
 
 @compiled
 def _take_from_innermost(
-    x: np.ndarray,
-    scale: np.ndarray,
-    w: np.ndarray,
-    pools: _Pools,
-    now: np.ndarray,
-    error: float,
-    tradeoff: float,
-    order: np.ndarray,
-    gains: np.ndarray,
+    search: _Search, now: np.ndarray, order: np.ndarray, gains: np.ndarray
 ) -> tuple[int, int]:
     """Pick until an outsider might win, or the pool or the budget is spent.
 
@@ -306,9 +325,10 @@ def _take_from_innermost(
     Returns:
         The number of picks, and the outermost pool that has to be drawn again.
     """
-    m, innermost = now.size, pools.size.size - 1
+    pools, m, innermost = search.pools, now.size, search.pools.size.size - 1
+    fall = 2.0 * search.tradeoff
     rows = pools.rows[pools.start[innermost] : pools.start[innermost] + m].copy()
-    off = np.full(m, error * pools.length[innermost])
+    off = np.full(m, search.error * pools.length[innermost])
     column, columns, cosines = np.full(m, -1), 0, np.empty((m + 1, m), np.float32)  # with the picks
     for step in range(min(m, order.size)):
         reach = _highest(now, off, m)
@@ -316,10 +336,10 @@ def _take_from_innermost(
         best = -np.inf
         for i in range(m):
             if now[i] + off[i] >= reach:
-                now[i], off[i] = _exact_gain(x, scale, w, rows[i], tradeoff), 0.0
+                now[i], off[i] = _exact_gain(search, rows[i]), 0.0
                 best = max(best, now[i])
         floor = best - tie_width(best)
-        failing = _first_failing(w, pools, error, tradeoff, floor)
+        failing = _first_failing(search, floor)
         if failing:
             return step, failing
         pick = -1
@@ -327,19 +347,19 @@ def _take_from_innermost(
             if now[i] >= floor and (pick < 0 or rows[i] < rows[pick]):
                 pick = i
         order[step], gains[step] = rows[pick], now[pick]
-        _move(x, scale, w, pools, rows[pick], tradeoff)
+        _move(search, rows[pick])
         now[pick] = -np.inf
         if column[pick] < 0:
             # Two at a time, since reading the rows takes longer than multiplying them.
             column[pick] = columns
             other = _next_without(column, now, pick)
-            two = unit_rows(x, scale, np.array([rows[pick], rows[other]]), np.float32)
-            cosines[columns : columns + 2] = _cosines(x, scale, rows, two)
+            two = unit_rows(search.x, search.scale, np.array([rows[pick], rows[other]]), np.float32)
+            cosines[columns : columns + 2] = _cosines(search, rows, two)
             column[other] = columns + 1
             columns += 2
         for i in range(m):
-            now[i] -= 2.0 * tradeoff * cosines[column[pick], i]
-            off[i] += 2.0 * tradeoff * error
+            now[i] -= fall * cosines[column[pick], i]
+            off[i] += fall * search.error
     return min(m, order.size), innermost
 
 
@@ -353,36 +373,26 @@ def _next_without(column: np.ndarray, now: np.ndarray, otherwise: int) -> int:
     return best
 
 
-@compiled
-def _move(x: np.ndarray, scale: np.ndarray, w: np.ndarray, pools: _Pools, pick: int, tradeoff: float) -> None:
+@inlined
+def _move(search: _Search, pick: int) -> None:
     """w −= 2λ e_a."""
-    row, step = x[pick], 2.0 * tradeoff * scale[pick]
-    for k in range(w.size):
-        w[k] -= step * row[k]
-    for p in range(pools.since.size):
-        pools.since[p] += 1
+    row, step = search.x[pick], 2.0 * search.tradeoff * search.scale[pick]
+    for k in range(row.size):
+        search.w[k] -= step * row[k]
+    for p in range(search.pools.since.size):
+        search.pools.since[p] += 1
 
 
 @compiled
-def _take_best(
-    x: np.ndarray,
-    scale: np.ndarray,
-    w: np.ndarray,
-    pools: _Pools,
-    error: float,
-    tradeoff: float,
-    order: np.ndarray,
-    gains: np.ndarray,
-) -> None:
+def _take_best(search: _Search, order: np.ndarray, gains: np.ndarray) -> None:
     """One pick among all that rounding can't tell apart, where they don't fit in a pool."""
-    length = max(np.sqrt(dot64(w, w)), 1e-300)
-    rows = pools.rows[: pools.size[0]]
-    cosines = _cosines(x, scale, rows, (w / length).astype(np.float32).reshape(1, -1))[0]
-    reach = cosines.max() - 2.0 * error - tie_width(length) / length
+    rows = search.pools.rows[: search.pools.size[0]]
+    cosines, length = _along_w(search, rows)
+    reach = cosines.max() - 2.0 * search.error - tie_width(length) / length
     exact = np.full(rows.size, -np.inf)
     for j in range(rows.size):
         if cosines[j] >= reach:
-            exact[j] = _exact_gain(x, scale, w, rows[j], tradeoff)
+            exact[j] = _exact_gain(search, rows[j])
     pick = np.argmax(exact >= exact.max() - tie_width(exact.max()))
     order[0], gains[0] = rows[pick], exact[pick]
-    _move(x, scale, w, pools, rows[pick], tradeoff)
+    _move(search, rows[pick])

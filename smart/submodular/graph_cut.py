@@ -275,7 +275,7 @@ def _outside(search: _Search, p: int) -> float:
     along, squared = _drift(search.pools.before[p], search.w)
     along /= length
     ahead = length - along
-    # What float64 may have lost in |D|² and α², sums of d products in any order (Higham's d·2⁻⁵³, three times and more).
+    # What float64 may have lost in |D|² and α²: three times d·2⁻⁵³ (Higham) of |D|², and more.
     rounding = 4.0 * search.w.size * 2.0**-53 * np.sqrt(squared) * (np.sqrt(squared) + length)
     aside = np.sqrt(max(0.0, squared - along * along) + rounding)
     top = np.sqrt(ahead * ahead + aside * aside)

@@ -90,10 +90,11 @@ def _every_interrupt_counts() -> Iterator[None]:
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield  # ignored, another's, or not ours to set
         return
-    interrupted = threading.Event()
+    interrupted = False
 
     def interrupt(number: int, frame: Any) -> None:
-        interrupted.set()
+        nonlocal interrupted
+        interrupted = True
         signal.default_int_handler(number, frame)
 
     signal.signal(signal.SIGINT, interrupt)
@@ -101,7 +102,7 @@ def _every_interrupt_counts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if interrupted.is_set():
+    if interrupted:
         raise KeyboardInterrupt
 
 

@@ -274,13 +274,13 @@ def _outside(search: _Search, p: int) -> float:
         return -np.inf
     along, squared = _drift(search.pools.before[p], search.w)
     along /= length
-    ahead = length - along
-    # What float64 may have lost in |D|² and α²: three times d·2⁻⁵³ (Higham) of |D|², and more.
-    rounding = 4.0 * search.w.size * 2.0**-53 * np.sqrt(squared) * (np.sqrt(squared) + length)
-    aside = np.sqrt(max(0.0, squared - along * along) + rounding)
+    ahead, drift = length - along, np.sqrt(squared)
+    # Sums of d products in any order: |D|² and α|D| are each known within half of this times |D| (Higham).
+    lost = 2.0 * search.w.size * 2.0**-53 * drift
+    aside = np.sqrt(max(0.0, squared - along * along) + 2.0 * lost * drift)
     top = np.sqrt(ahead * ahead + aside * aside)
     a = min(ceiling + search.error, ahead / top) if top > 0.0 else 0.0
-    return ahead * a + aside * np.sqrt(max(0.0, 1.0 - a * a))
+    return ahead * a + aside * np.sqrt(max(0.0, 1.0 - a * a)) + lost
 
 
 @inlined

@@ -150,7 +150,7 @@ def test_two_processes_with_a_4_bit_base_give_the_scores_of_one(run, arguments, 
 
 
 TORN = """
-import os, pathlib
+import os
 from smart.commands.evaluate import main
 from smart.evaluation.answers import AnswerStore
 put, seen = AnswerStore.put, 0

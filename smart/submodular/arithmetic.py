@@ -211,7 +211,7 @@ def float32_dot_error(d: int) -> float:
     The standard γ = d·u / (1 − d·u) with u = 2⁻²⁴ (Higham 2002, §3.1), and two more roundings for inputs that were
     themselves rounded from float64.
     """
-    return _rounding(d + 2)
+    return rounding_error(d + 2)
 
 
 def dots32_error(d: int) -> float:
@@ -220,10 +220,10 @@ def dots32_error(d: int) -> float:
     d // 16 in its lane, four in the tree and d mod 16 after it; and the product's own rounding, two more for vectors
     that were themselves rounded from float64, and two for a result that is scaled.
     """
-    return _rounding(d // 16 + 4 + d % 16 + 5)
+    return rounding_error(d // 16 + 4 + d % 16 + 5)
 
 
-def _rounding(steps: int) -> float:
+def rounding_error(steps: int) -> float:
     """Higham's γ of so many roundings to float32."""
     unit = 2.0**-24
     return steps * unit / (1 - steps * unit)

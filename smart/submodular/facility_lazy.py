@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smart.submodular.arithmetic import compiled, compiled_fast, cosine64, tie_width
+from smart.submodular.arithmetic import compiled, compiled_fast, cosine64, float32_dot_error, tie_width
 from smart.submodular.facility_dense import fill_ascending
 from smart.submodular.kernels import Cosine
 from smart.submodular.resources import Resources
@@ -157,7 +157,7 @@ def _renew_bounds(cover: Cover, tiles: Tiles, resources: Resources) -> Guess:
     if cover.picked == 0:
         total = tiles.unit.sum(axis=0, dtype=np.float64)
         linear = tiles.unit @ total.astype(np.float32) * 1.0
-        linear = linear + tiles.error * (np.linalg.norm(total) + n)
+        linear = linear + float32_dot_error(tiles.unit.shape[1]) * (np.linalg.norm(total) + n)
         row = int(np.argmax(linear))
         covered = np.maximum(tiles.column(row, resources) - tiles.error, 0.0)
     thresholds = (covered - tiles.error - 1e-6).astype(np.float32)

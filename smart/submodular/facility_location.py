@@ -81,7 +81,8 @@ def _greedy_large(
     n, d = kernel.x.shape
     resources.need(4 * n * d + 200 * n + (64 << 20), f"facility location of {n} rows")
     room = resources.memory - 4 * n * d - 200 * n
-    tiles = Tiles.of(kernel.unit(dtype=np.float32), tile_rows)
+    tiles = Tiles.of(kernel.unit(dtype=np.float32), room // 4, tile_rows)
+    room -= tiles.nbytes
     cover = facility_lazy.Cover.empty(kernel, quantum(n, 1.0), budget)
     while True:
         facility_lazy.pick_some(cover, tiles, resources)
@@ -89,5 +90,5 @@ def _greedy_large(
             return cover.order, cover.gains
         pairs = facility_sparse.surviving_pairs(cover, tiles, resources, room)
         if pairs is not None:
-            facility_sparse.pick_rest(cover, tiles, pairs)
+            facility_sparse.pick_rest(cover, tiles, pairs, resources)
             return cover.order, cover.gains

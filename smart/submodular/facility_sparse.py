@@ -77,76 +77,138 @@ def _screen(
     tile: np.ndarray, rows: np.ndarray, columns: np.ndarray, diagonal: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     h, w = tile.shape
-    first, second, products = (
-        np.empty(h * w, np.uint16),
-        np.empty(h * w, np.uint16),
-        np.empty(h * w, np.float32),
-    )
+    total = 0
+    for v in range(h):
+        for i in range(w):
+            total += tile[v, i] > min(rows[v], columns[i])
+    first, second = np.empty(total, np.uint16), np.empty(total, np.uint16)
+    products = np.empty(total, np.float32)
+    flags = np.zeros(-(-w // 8) * 8, np.uint8)
+    eights = flags.view(np.uint64)  # few pairs are left, so most eights hold none
     kept = 0
     for v in range(h):
         threshold = rows[v]
-        for i in range(v + 1 if diagonal else 0, w):
-            if tile[v, i] > min(threshold, columns[i]):
-                first[kept], second[kept], products[kept] = v, i, tile[v, i]
-                kept += 1
-    return first[:kept].copy(), second[:kept].copy(), products[:kept].copy()
+        for i in range(w):
+            flags[i] = tile[v, i] > min(threshold, columns[i])
+        if diagonal:
+            flags[: v + 1] = 0
+        for eight in range(eights.size):
+            if eights[eight]:
+                for i in range(8 * eight, 8 * eight + 8):
+                    if flags[i]:
+                        first[kept], second[kept], products[kept] = v, i, tile[v, i]
+                        kept += 1
+    return first[:kept], second[:kept], products[:kept]
 
 
-def pick_rest(cover: Cover, tiles: Tiles, kept: list[Pairs]) -> None:
+def pick_rest(cover: Cover, tiles: Tiles, kept: list[Pairs], resources: Resources) -> None:
     """Fill the cover's order from where it stands; empties `kept`."""
-    start, index, upper = _lists(cover.kernel.n, kept, tiles)
+    lists, bound = _lists(cover, tiles, kept, resources)
+    bound[cover.order[: cover.picked]] = -np.inf
     _greedy_lists(
-        start, index, upper, cover.kernel.x, cover.kernel.scale, cover.quantum,
+        *lists, bound, cover.kernel.x, cover.kernel.scale, cover.quantum,
         cover.covered, cover.order, cover.gains, cover.picked,
     )  # fmt: skip
     cover.picked = cover.order.size
 
 
-def _lists(n: int, kept: list[Pairs], tiles: Tiles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each row's partners and u, itself first, as (start (n + 1,), partners, u)."""
-    lengths = np.ones(n, np.int64)
+def _lists(
+    cover: Cover, tiles: Tiles, kept: list[Pairs], resources: Resources
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """Each row's partners and u, itself first, as (start (n + 1,), row_end (n,), partners, u); and every h, (n,).
+
+    The threads take the lists of some rows each, and so look at all pairs of the tiles in those rows and columns.
+    """
+    n = cover.kernel.n
+    starts = range(0, n, tiles.size)
+    of_rows: dict[int, list[tuple[Pairs, np.ndarray, int, np.ndarray]]] = {top: [] for top in starts}
     for pairs in kept:
-        for corner, places in ((pairs.top, pairs.rows), (pairs.left, pairs.columns)):
-            lengths[corner : corner + tiles.size] += np.bincount(places, minlength=tiles.size)[: n - corner]
-    start = np.concatenate([[0], np.cumsum(lengths)])
+        of_rows[pairs.top].append((pairs, pairs.rows, pairs.left, pairs.columns))
+        of_rows[pairs.left].append((pairs, pairs.columns, pairs.top, pairs.rows))
+    kept.clear()
+
+    def count(top: int) -> np.ndarray:
+        lengths = np.ones(min(tiles.size, n - top), np.int64)
+        for _, own, _, _ in of_rows[top]:
+            _count(own, lengths)
+        return lengths
+
+    start = np.concatenate([[0], np.cumsum(np.concatenate(list(resources.map(count, starts))))])
+    row_end = start[1:].copy()
     index, upper = np.empty(start[-1], np.int32), np.empty(start[-1], np.float32)
-    index[start[:-1]], upper[start[:-1]] = np.arange(n), 1.0
-    free = start[:-1] + 1
-    while kept:
-        pairs = kept.pop()
-        _place(
-            pairs.top, pairs.left, pairs.rows, pairs.columns, pairs.products, tiles.error, free, index, upper
-        )
-    return start, index, upper
+    bound = np.empty(n)
+
+    def fill(top: int) -> None:
+        rows = slice(top, min(top + tiles.size, n))
+        index[start[rows]], upper[start[rows]] = np.arange(rows.start, rows.stop), 1.0
+        free = start[rows] + 1
+        for pairs, own, other, partners in of_rows.pop(top):
+            _place(own, other, partners, pairs.products, tiles.error, free, index, upper)
+        _divide(top, start, cover.covered, index, upper, row_end[rows], bound[rows])
+
+    for _ in resources.map(fill, starts):
+        pass
+    return (start, row_end, index, upper), bound
+
+
+@compiled
+def _count(own: np.ndarray, lengths: np.ndarray) -> None:
+    for p in range(own.size):
+        lengths[own[p]] += 1
 
 
 @compiled
 def _place(
-    top: int,
-    left: int,
-    rows: np.ndarray,
-    columns: np.ndarray,
+    own: np.ndarray,
+    other: int,
+    partners: np.ndarray,
     products: np.ndarray,
     error: float,
     free: np.ndarray,
     index: np.ndarray,
     upper: np.ndarray,
 ) -> None:
-    """Enter pairs in the lists of both their rows, each at its first free place."""
-    for p in range(rows.size):
-        v, i = top + np.int64(rows[p]), left + np.int64(columns[p])
-        u = np.float32(np.ceil((np.float64(products[p]) + error) / STEP) * STEP)
-        index[free[v]], upper[free[v]] = i, u
-        index[free[i]], upper[free[i]] = v, u
-        free[v] += 1
-        free[i] += 1
+    """Enter the pairs of a tile in the lists of one side, each at its list's first free place."""
+    for p in range(own.size):
+        place = free[own[p]]
+        free[own[p]] += 1
+        index[place] = other + np.int64(partners[p])
+        upper[place] = np.ceil((np.float64(products[p]) + error) / STEP) * STEP
+
+
+@compiled
+def _divide(
+    top: int,
+    start: np.ndarray,
+    covered: np.ndarray,
+    index: np.ndarray,
+    upper: np.ndarray,
+    row_end: np.ndarray,
+    bound: np.ndarray,
+) -> None:
+    """Put what each row may gain from first in its list, and sum what may be gained from the row itself."""
+    for v in range(row_end.size):
+        h, own = 0.0, covered[top + v]
+        p = start[top + v]
+        end = row_end[v]
+        for q in range(p, end):
+            h += max(np.float64(upper[q]) - covered[index[q]], 0.0)
+        while p < end:
+            if upper[p] > own:
+                p += 1
+            else:
+                end -= 1
+                _swap(index, upper, p, end)
+        row_end[v], bound[v] = end, h
 
 
 @compiled
 def _greedy_lists(
     start: np.ndarray,
+    row_end: np.ndarray,
     index: np.ndarray,
     upper: np.ndarray,
+    bound: np.ndarray,
     x: np.ndarray,
     scale: np.ndarray,
     quantum: float,
@@ -157,19 +219,7 @@ def _greedy_lists(
 ) -> None:
     """Greedy over the lists. A list is [as row v | only as column i | dead], and both borders only move left."""
     n = covered.size
-    row_end, end = start[1:].copy(), start[1:].copy()
-    bound = np.zeros(n)
-    for v in range(n):
-        p = start[v]
-        while p < row_end[v]:
-            if upper[p] > covered[v]:
-                bound[index[p]] += np.float64(upper[p]) - covered[v]
-                p += 1
-            else:
-                row_end[v] -= 1
-                _swap(index, upper, p, row_end[v])
-    for step in range(done):
-        bound[order[step]] = -np.inf
+    end = start[1:].copy()
     rows, cosines = np.empty(n, np.int64), np.empty(n)
     close, exact, candidates = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
     tops = np.full((n + BLOCK - 1) // BLOCK, np.inf)

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from smart.submodular import amx
 from smart.submodular.arithmetic import float32_dot_error
 from smart.submodular.resources import Resources
 
@@ -16,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Tiles:
-    """Unit rows in float32, and their products tile by tile."""
+    """Unit rows in float32, and their products tile by tile: by the processor's matrix unit where it has one."""
 
     unit: np.ndarray
     """(n, d) float32."""
@@ -24,10 +25,22 @@ class Tiles:
     """No product is further than this from the cosine."""
     size: int = TILE
     """Rows and columns of a tile."""
+    split: amx.Split | None = None
+    """The rows again, as the processor's matrix unit multiplies them."""
 
     @staticmethod
-    def of(unit: np.ndarray, size: int = TILE) -> "Tiles":
-        return Tiles(unit, float32_dot_error(unit.shape[1]), size)
+    def of(unit: np.ndarray, memory: int, size: int = TILE) -> "Tiles":
+        """Tiles that may take so many bytes beside the rows."""
+        n, d = unit.shape
+        if amx.available() and size % amx.BLOCK == 0 and amx.split_bytes(n, d) <= memory:
+            split = amx.Split.of(unit)
+            return Tiles(unit, split.error, size, split)
+        return Tiles(unit, float32_dot_error(d), size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes beside the rows."""
+        return self.split.nbytes if self.split else 0
 
     def pairs(self) -> list[tuple[int, int]]:
         """First rows and columns of the tiles on and above the diagonal."""
@@ -36,15 +49,30 @@ class Tiles:
 
     def tile(self, top: int, left: int) -> np.ndarray:
         """Products of rows top… and columns left…, at most (size, size) float32."""
-        return self.unit[top : top + self.size] @ self.unit[left : left + self.size].T
+        rows, columns = self._block(top, self.size), self._block(left, self.size)
+        if self.split:
+            return self.split.product(rows, self.split, columns)
+        return self.unit[rows] @ self.unit[columns].T
 
     def columns(
         self, rows: np.ndarray, resources: Resources, work: Callable[[slice, np.ndarray], T]
     ) -> list[T]:
         """work(block of rows, its products with some rows, (block, rows) float32) for all blocks, in order."""
-        narrow = np.ascontiguousarray(self.unit[rows].T)
-        blocks = [slice(start, start + 4 * self.size) for start in range(0, len(self.unit), 4 * self.size)]
-        return list(resources.map(lambda block: work(block, self.unit[block] @ narrow), blocks))
+        some = self.unit[rows]
+        split, narrow = self.split, np.ascontiguousarray(some.T)
+        some_split = amx.Split.of(some) if split else None
+
+        def products(block: slice) -> np.ndarray:
+            if split and some_split:
+                return split.product(block, some_split, slice(0, rows.size))
+            return self.unit[block] @ narrow
+
+        height = 4 * self.size
+        blocks = [self._block(start, height) for start in range(0, len(self.unit), height)]
+        return list(resources.map(lambda block: work(block, products(block)), blocks))
+
+    def _block(self, start: int, size: int) -> slice:
+        return slice(start, min(start + size, len(self.unit)))
 
     def column(self, row: int, resources: Resources) -> np.ndarray:
         """Products of all rows with one, (n,) float32."""

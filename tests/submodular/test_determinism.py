@@ -7,6 +7,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -167,8 +168,9 @@ def orders_on(environment: dict[str, str]) -> dict[str, list[int]]:
         {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "OPENBLAS_CORETYPE": "Prescott"},
         {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma", "OPENBLAS_CORETYPE": "Haswell"},
         {"OPENBLAS_CORETYPE": "SkylakeX", "NPY_DISABLE_CPU_FEATURES": ""},
+        {"NUMBA_CPU_FEATURES": llvm.get_host_cpu_features().flatten().replace("+amx", "-amx")},
     ],
-    ids=["sse", "avx2", "avx512"],
+    ids=["sse", "avx2", "avx512", "no amx"],
 )
 def test_processors(environment):
     """Identical on inputs full of ties; elsewhere within the bound on regret."""

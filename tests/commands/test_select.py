@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import wandb
 
 from tests.commands.conftest import Command
 
@@ -172,6 +173,7 @@ def test_a_run_is_tracked_without_secrets(
     monkeypatch.setenv("MY_TOKEN", "a-very-secret-token")
     done = select("tracker=wandb", "tracker.mode=offline")
     assert done.code == 0, done.said
+    wandb.teardown()  # a run's end doesn't wait until its file is written; a process's does
     (record,) = (tmp_path / "outputs/wandb").glob("wandb/offline-run-*/*.wandb")
     logged = record.read_bytes()
     for part in (b"select.fn", b"select.budget", b"graphcut", b"tasks.table.json", b"budgets", b"mixture"):

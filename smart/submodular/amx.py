@@ -17,7 +17,7 @@ import ctypes
 import platform
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -27,6 +27,7 @@ from numba.core import cgutils, config, types
 from numba.extending import intrinsic
 
 from smart.submodular.arithmetic import compiled, rounding_error
+from smart.submodular.resources import Resources
 
 PANEL = 16  # rows of a register of the unit
 DEPTH = 32  # their columns, in bfloat16
@@ -58,12 +59,19 @@ class Split:
     """No product of two of these rows is further than this from that of the unit vectors they are rounded from."""
 
     @staticmethod
-    def of(unit: np.ndarray) -> "Split":
+    def of(unit: np.ndarray, resources: Resources) -> "Split":
         """Of (n, d) float32 rows of norm 1; padded with zeros to whole blocks."""
         n, d = unit.shape
         shape = (-(-n // BLOCK) * 2, 2, -(-d // DEPTH), PANEL, DEPTH)
         left, right = np.zeros(shape, np.uint16), np.zeros((*shape[:-1], PANEL, 2), np.uint16)
-        low, rest = _split(unit, left, right)
+
+        def fill(blocks: slice) -> tuple[float, float]:
+            panels = slice(2 * blocks.start, 2 * blocks.stop)
+            return _split(unit[BLOCK * blocks.start : BLOCK * blocks.stop], left[panels], right[panels])
+
+        chunks = resources.chunks(shape[0] // 2, least=32)
+        after_h, rest = np.max(resources.run([partial(fill, blocks) for blocks in chunks]), axis=0)
+        low = after_h + rest
         # 16 products of an instruction, its two sums and the instructions; and two for rows rounded from float64.
         roundings = PANEL + 1 + 3 * shape[2] + 2
         dropped = low**2 + 2 * rest + rest**2
@@ -88,7 +96,7 @@ def split_bytes(n: int, d: int) -> int:
 
 @compiled
 def _split(unit: np.ndarray, left: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-    """Fill both orders; returns the largest norms of l and r."""
+    """Fill both orders; returns the largest norms of a − h, which is l + r, and of r."""
     value = np.empty(1, np.float32)
     bits = value.view(np.uint32)
     largest = np.zeros(2)
@@ -107,9 +115,8 @@ def _split(unit: np.ndarray, left: np.ndarray, right: np.ndarray) -> tuple[float
                 rest -= value[0]  # exact
                 squares[part] += np.float64(rest) ** 2
         largest = np.maximum(largest, squares)
-    # Under (1 + d·2⁻⁵²) for the sums of squares, and |l| ≤ |a − h| + |r|.
-    after_h, after_l = np.sqrt(largest) * (1 + 1e-9)
-    return after_h + after_l, after_l
+    after_h, after_l = np.sqrt(largest) * (1 + 1e-9)  # the sums of d squares are rounded
+    return after_h, after_l
 
 
 # What the unit's registers hold: palette 1, then the bytes of a row and the rows of each of its eight registers.

@@ -81,7 +81,7 @@ def _greedy_large(
     n, d = kernel.x.shape
     resources.need(4 * n * d + 200 * n + (64 << 20), f"facility location of {n} rows")
     room = resources.memory - 4 * n * d - 200 * n
-    tiles = Tiles.of(kernel.unit(dtype=np.float32), room // 4, tile_rows)
+    tiles = Tiles.of(kernel.unit(dtype=np.float32), resources, room // 4, tile_rows)
     room -= tiles.nbytes
     cover = facility_lazy.Cover.empty(kernel, quantum(n, 1.0), budget)
     while True:

@@ -29,11 +29,11 @@ class Tiles:
     """The rows again, as the processor's matrix unit multiplies them."""
 
     @staticmethod
-    def of(unit: np.ndarray, memory: int, size: int = TILE) -> "Tiles":
+    def of(unit: np.ndarray, resources: Resources, memory: int, size: int = TILE) -> "Tiles":
         """Tiles that may take so many bytes beside the rows."""
         n, d = unit.shape
         if amx.available() and size % amx.BLOCK == 0 and amx.split_bytes(n, d) <= memory:
-            split = amx.Split.of(unit)
+            split = amx.Split.of(unit, resources)
             return Tiles(unit, split.error, size, split)
         return Tiles(unit, float32_dot_error(d), size)
 
@@ -60,7 +60,7 @@ class Tiles:
         """work(block of rows, its products with some rows, (block, rows) float32) for all blocks, in order."""
         some = self.unit[rows]
         split, narrow = self.split, np.ascontiguousarray(some.T)
-        some_split = amx.Split.of(some) if split else None
+        some_split = amx.Split.of(some, resources) if split else None
 
         def products(block: slice) -> np.ndarray:
             if split and some_split:

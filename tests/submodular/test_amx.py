@@ -39,7 +39,7 @@ def parts(bits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("n", "d"), [(1, 1), (40, 33), (64, 384)])
 def test_a_split_row_is_the_row_but_for_what_its_error_allows(n, d):
     x = unit_rows(n, d)
-    split = amx.Split.of(x)
+    split = amx.Split.of(x, Resources())
     high, low = parts(split.left)
     assert high.shape[0] % amx.BLOCK == 0
     assert not high[n:].any()
@@ -69,14 +69,14 @@ def test_a_split_row_is_the_row_but_for_what_its_error_allows(n, d):
     ids=["both signs", "positive", "one column", "wide", "one-hot", "tiny", "small beside large"],
 )
 def test_products_are_within_their_error(x):
-    split, n = amx.Split.of(x), len(x)
+    split, n = amx.Split.of(x, Resources()), len(x)
     exact = x.astype(np.float64) @ x.T
     products = split.product(slice(0, n), split, slice(0, n))
     assert products.dtype == np.float32
     assert products.flags.c_contiguous
     assert np.abs(products - exact).max() <= split.error * max(1.0, np.diag(exact).max())
     assert split.error < max(float32_dot_error(x.shape[1]), 2.0**-15)
-    other = amx.Split.of(x[5:9])
+    other = amx.Split.of(x[5:9], Resources())
     some = split.product(slice(32, n), other, slice(0, 4))
     np.testing.assert_array_equal(some, products[32:, 5:9])
 
@@ -92,11 +92,21 @@ def test_orders_are_the_same_with_and_without(example, monkeypatch):
     np.testing.assert_array_equal(again[1], gains)
 
 
+def test_threads_split_alike():
+    x = unit_rows(2500, 40)
+    alone = amx.Split.of(x, Resources())
+    with Resources(threads=2) as two:
+        together = amx.Split.of(x, two)
+    np.testing.assert_array_equal(together.left, alone.left)
+    np.testing.assert_array_equal(together.right, alone.right)
+    assert together.error == alone.error
+
+
 def test_little_memory_goes_without(monkeypatch):
     monkeypatch.setattr(amx, "available", lambda: True)
     x = unit_rows(600, 32)
-    assert Tiles.of(x, 10**9).split
-    tiles = Tiles.of(x, amx.split_bytes(600, 32) - 1)
+    assert Tiles.of(x, Resources(), 10**9).split
+    tiles = Tiles.of(x, Resources(), amx.split_bytes(600, 32) - 1)
     assert tiles.split is None
     assert tiles.nbytes == 0
     assert tiles.error == float32_dot_error(32)

@@ -1,4 +1,4 @@
-"""Products of float32 rows by a processor's matrix unit (Intel AMX), about three times as fast as in float32.
+"""Products of float32 rows by a processor's matrix unit (Intel AMX), faster than in float32.
 
 The unit multiplies bfloat16, eight bits of significand, so each row goes in as the sum of two: a = h + l + r, with h
 the nearest in bfloat16, l the nearest to what is left, and r dropped. For two rows,

@@ -58,18 +58,18 @@ class Tiles:
         self, rows: np.ndarray, resources: Resources, work: Callable[[slice, np.ndarray], T]
     ) -> list[T]:
         """work(block of rows, its products with some rows, (block, rows) float32) for all blocks, in order."""
-        some = self.unit[rows]
-        split, narrow = self.split, np.ascontiguousarray(some.T)
-        some_split = amx.Split.of(some, resources) if split else None
-
-        def products(block: slice) -> np.ndarray:
-            if split and some_split:
-                return split.product(block, some_split, slice(0, rows.size))
-            return self.unit[block] @ narrow
-
+        products = self._products_with(self.unit[rows], resources)
         height = 4 * self.size
         blocks = [self._block(start, height) for start in range(0, len(self.unit), height)]
         return list(resources.map(lambda block: work(block, products(block)), blocks))
+
+    def _products_with(self, some: np.ndarray, resources: Resources) -> Callable[[slice], np.ndarray]:
+        """A block of rows → its products with some unit rows, (block, some) float32."""
+        if split := self.split:
+            columns, everyone = amx.Split.of(some, resources), slice(0, len(some))
+            return lambda block: split.product(block, columns, everyone)
+        narrow = np.ascontiguousarray(some.T)
+        return lambda block: self.unit[block] @ narrow
 
     def _block(self, start: int, size: int) -> slice:
         return slice(start, min(start + size, len(self.unit)))

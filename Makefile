@@ -1,6 +1,8 @@
 # Two commands on a fresh machine: make quickstart, make test.
 PYTHON ?= python3
 BIN := .venv/bin
+# Half of the tests wait for a process of one thread. Each worker imports torch, so more than a few don't help.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
 
 .PHONY: quickstart test test-full clean
 
@@ -12,10 +14,10 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-full: .venv/installed
-	$(BIN)/python -m pytest --full
+	$(PYTEST) --full
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

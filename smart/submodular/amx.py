@@ -26,7 +26,8 @@ from llvmlite import ir
 from numba.core import cgutils, config, types
 from numba.extending import intrinsic
 
-from smart.submodular.arithmetic import compiled, rounding_error
+from smart.submodular.arithmetic import rounding_error
+from smart.submodular.compilation import compiled
 from smart.submodular.resources import Resources
 
 PANEL = 16  # rows of a register of the unit

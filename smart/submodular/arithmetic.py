@@ -6,21 +6,14 @@ fused multiply-add), so that they have the same bits on every processor and for 
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-TIE = 1e-10
+from smart.submodular.compilation import compiled
 
-compiled = numba.njit(cache=True, nogil=True)
-compiled_fast = numba.njit(cache=True, nogil=True, fastmath=True)
-# For small ones called at every pick with a record of arrays, which a call would pass one by one.
-inlined = numba.njit(cache=True, nogil=True, inline="always")
-compiled_max = numba.njit(
-    cache=True, nogil=True, fastmath={"nnan", "nsz"}
-)  # maxima by vector, infinities allowed
+TIE = 1e-10
 
 
 @compiled

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from smart.submodular.arithmetic import compiled, cosine64, tie_width
+from smart.submodular.arithmetic import cosine64, tie_width
+from smart.submodular.compilation import compiled
 
 STEP = 2.0**-24
 

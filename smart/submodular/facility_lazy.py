@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smart.submodular.arithmetic import compiled, compiled_fast, cosine64, float32_dot_error, tie_width
+from smart.submodular.arithmetic import cosine64, float32_dot_error, tie_width
+from smart.submodular.compilation import compiled, compiled_fast
 from smart.submodular.facility_dense import fill_ascending
 from smart.submodular.kernels import Cosine
 from smart.submodular.resources import Resources

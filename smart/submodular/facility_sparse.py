@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smart.submodular.arithmetic import compiled, compiled_max, cosine64, tie_width
+from smart.submodular.arithmetic import cosine64, tie_width
+from smart.submodular.compilation import compiled, compiled_max
 from smart.submodular.facility_dense import STEP, fill_ascending
 from smart.submodular.facility_lazy import Cover
 from smart.submodular.resources import Resources

@@ -25,17 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from smart.submodular.arithmetic import (
-    compiled,
-    compiled_fast,
-    compiled_max,
-    dot64,
-    dots32,
-    dots32_error,
-    inlined,
-    tie_width,
-    unit_rows,
-)
+from smart.submodular.arithmetic import dot64, dots32, dots32_error, tie_width, unit_rows
+from smart.submodular.compilation import compiled, compiled_fast, compiled_max, inlined
 from smart.submodular.kernels import Cosine, Matrix
 from smart.submodular.resources import Resources
 from smart.submodular.zeros import without_zeros

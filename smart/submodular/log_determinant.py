@@ -17,7 +17,8 @@ from functools import partial
 import numpy as np
 from scipy.linalg.blas import dgemm
 
-from smart.submodular.arithmetic import compiled, compiled_fast, float32_dot_error, tie_width
+from smart.submodular.arithmetic import float32_dot_error, tie_width
+from smart.submodular.compilation import compiled, compiled_fast
 from smart.submodular.kernels import Cosine, Matrix
 from smart.submodular.resources import Resources
 from smart.submodular.zeros import without_zeros

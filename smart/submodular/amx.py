@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, config, types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from smart.submodular.arithmetic import rounding_error
-from smart.submodular.compilation import compiled
+from smart.submodular.compilation import compiled, processor_features
 from smart.submodular.resources import Resources
 
 PANEL = 16  # rows of a register of the unit
@@ -39,10 +38,7 @@ _SYSCALL, _REQUEST, _TILE_DATA = 158, 0x1023, 18  # arch_prctl(ARCH_REQ_XCOMP_PE
 @cache
 def available() -> bool:
     """Whether code is compiled for a processor with the unit, and the system lets this process use it."""
-    features = config.CPU_FEATURES  # type: ignore[attr-defined]
-    if features is None:
-        features = llvm.get_host_cpu_features().flatten()
-    wanted = {"+amx-tile", "+amx-bf16"} <= set(features.split(","))
+    wanted = {"+amx-tile", "+amx-bf16"} <= processor_features()
     if not wanted or sys.platform != "linux" or platform.machine() != "x86_64":
         return False
     return bool(ctypes.CDLL(None).syscall(_SYSCALL, _REQUEST, _TILE_DATA) == 0)

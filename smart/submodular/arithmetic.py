@@ -71,15 +71,17 @@ def _sums_of_products(
             for (left, right), parts in zip(pairs, sums, strict=True):
                 product = builder.fmul(left, right, flags=flags)
                 builder.store(builder.fadd(builder.load(parts[half]), product, flags=flags), parts[half])
-    totals = []
-    for parts in sums:
-        total, half = builder.fadd(*map(builder.load, parts)), 8
-        while half > 1:
-            half //= 2
-            low, high = (_lanes(builder, total, range(first, first + half)) for first in (0, half))
-            total = builder.fadd(low, high)
-        totals.append(builder.extract_element(total, ir.IntType(32)(0)))
-    return totals
+    return [sum_of_lanes(builder, builder.fadd(*map(builder.load, parts))) for parts in sums]
+
+
+def sum_of_lanes(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
+    """Of a vector of 2, 4, 8 or 16: its halves added, until one is left."""
+    half = vector.type.count
+    while half > 1:
+        half //= 2
+        low, high = (_lanes(builder, vector, range(first, first + half)) for first in (0, half))
+        vector = builder.fadd(low, high)
+    return builder.extract_element(vector, ir.IntType(32)(0))
 
 
 def _lanes(builder: ir.IRBuilder, vector: ir.Value, which: range) -> ir.Value:
@@ -87,7 +89,7 @@ def _lanes(builder: ir.IRBuilder, vector: ir.Value, which: range) -> ir.Value:
     return builder.shuffle_vector(vector, vector, ir.Constant(index, list(which)))
 
 
-def _contiguous(array: Any, dimensions: int, *kinds: Any) -> bool:
+def contiguous(array: Any, dimensions: int, *kinds: Any) -> bool:
     return (
         isinstance(array, types.Array)
         and array.layout == "C"
@@ -107,7 +109,7 @@ def _dot_lanes(typing: Any, a: Any, b: Any, size: Any) -> Any:
         )
         return _sums_of_products(builder, [row], [vector], arguments[2], ir.DoubleType())[0]
 
-    fits = all(_contiguous(array, 1, types.float32, types.float64) for array in (a, b))
+    fits = all(contiguous(array, 1, types.float32, types.float64) for array in (a, b))
     return (types.float64(a, b, size), generate) if fits else None
 
 
@@ -128,7 +130,7 @@ def _dots_lanes(typing: Any, x: Any, rows: Any, vectors: Any, which: Any, size: 
         )
         return context.make_tuple(builder, signature.return_type, dots)
 
-    fits = all(_contiguous(matrix, 2, types.float32) for matrix in (x, vectors))
+    fits = all(contiguous(matrix, 2, types.float32) for matrix in (x, vectors))
     result = types.UniTuple(types.float32, len(rows) * len(which))
     return (result(x, rows, vectors, which, size), generate) if fits else None
 

@@ -11,7 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
+from numba.core import config
 
 STAMP = "sources.sha256"
 
@@ -44,3 +46,10 @@ compiled_fast = _compiled(fastmath=True)
 # For small ones called at every pick with a record of arrays, which a call would pass one by one.
 inlined = _compiled(inline="always")
 compiled_max = _compiled(fastmath={"nnan", "nsz"})  # maxima by vector, infinities allowed
+
+
+@cache
+def processor_features() -> frozenset[str]:
+    """Of the processor that code is compiled for, as LLVM names them: "+avx512f"."""
+    features = config.CPU_FEATURES  # type: ignore[attr-defined]  # what the environment asks for, if anything
+    return frozenset((llvm.get_host_cpu_features().flatten() if features is None else features).split(","))

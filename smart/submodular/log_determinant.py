@@ -15,15 +15,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from scipy.linalg.blas import dgemm
+from scipy.linalg.blas import dsymm, dsyrk
 
-from smart.submodular.arithmetic import float32_dot_error, tie_width
-from smart.submodular.compilation import compiled, compiled_fast
+from smart.submodular.arithmetic import tie_width
+from smart.submodular.compilation import compiled
 from smart.submodular.kernels import Cosine, Matrix
 from smart.submodular.resources import Resources
+from smart.submodular.squares import columns_of, sums_of_squares, sums_of_squares_error
 from smart.submodular.zeros import without_zeros
 
-POOL = 256
+POOL = 160
 WHOLE = 512  # rows up to which one pool of everybody, whose kernel is held, is quicker
 EXACT_INVERSE_EVERY = 256  # refreshes after which M⁻¹ is made from M again, so that rounding can't add up
 COMPACT = 0.75  # the vectors left are copied together when they are fewer than this share of those held
@@ -135,7 +136,7 @@ def _greedy_cosine(
         _take_from_pool(np.arange(n), unit @ unit.T / regularizer, q, -np.inf, order, chosen)
         return order, chosen
     matrix = np.eye(d) * regularizer
-    inverse: np.ndarray = np.eye(d) / regularizer
+    inverse = np.asfortranarray(np.eye(d) / regularizer)  # its lower triangle alone is kept
     alive = held = np.arange(n)
     x, free = kernel.x, np.ones(n, np.bool_)
     bound = np.full(n, 1.0 / regularizer)
@@ -159,7 +160,7 @@ def _greedy_cosine(
             for start in range(counted, done, BLOCK):
                 recent = kernel.unit(order[start : min(start + BLOCK, done)])
                 matrix += recent.T @ recent
-            inverse, counted = np.ascontiguousarray(np.linalg.inv(matrix)), done
+            inverse, counted = np.asfortranarray(np.linalg.inv(matrix)), done
             inside = _Pool(0, d)
 
         rows, ceiling = _best_bounds(alive, bound, pool)
@@ -175,7 +176,7 @@ def _greedy_cosine(
             picks, falls = inside.rows[local], _falls(inside.z[local], factor, local, chosen[done:])
         else:
             picks = _best(kernel, inverse, alive, bound, q.max(), chosen[done:])
-            falls = kernel.unit(picks) @ inverse / np.sqrt(1.0 + chosen[done])
+            falls = _times(kernel.unit(picks), inverse) / np.sqrt(1.0 + chosen[done])
 
 
 class _Pool:
@@ -204,7 +205,7 @@ class _Pool:
         self.unit[places] = unit = kernel.unit(new)
 
         def work(piece: slice) -> np.ndarray:
-            self.z[places[piece]] = z = unit[piece] @ inverse
+            self.z[places[piece]] = z = _times(unit[piece], inverse)
             return z @ self.unit.T
 
         pieces = resources.chunks(new.size, 16)
@@ -246,8 +247,14 @@ def _write_symmetric(matrix: np.ndarray, places: np.ndarray, columns: np.ndarray
 
 
 def _subtract_gram(falls: np.ndarray, inverse: np.ndarray) -> None:
-    """M⁻¹ −= YᵀY, in place, for which M⁻¹ has to be C-contiguous: BLAS would change a copy of any other."""
-    dgemm(-1.0, falls.T, falls.T, beta=1.0, c=inverse.T, trans_b=True, overwrite_c=True)
+    """M⁻¹ −= YᵀY in its lower triangle, in place, for which M⁻¹ has to be F-contiguous: BLAS would change a copy."""
+    dsyrk(-1.0, falls.T, beta=1.0, c=inverse, lower=True, overwrite_c=True)
+
+
+def _times(unit: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    """e_iᵀ M⁻¹ of some rows, from the lower triangle of M⁻¹."""
+    product: np.ndarray = dsymm(1.0, inverse, unit.T, lower=True).T
+    return product
 
 
 @compiled
@@ -285,7 +292,7 @@ def _best(
     for start in range(0, close.size, BLOCK):
         rows = close[start : start + BLOCK]
         unit = kernel.unit(rows)
-        bound[rows] = np.einsum("ij,ij->i", unit @ inverse, unit)
+        bound[rows] = np.einsum("ij,ij->i", _times(unit, inverse), unit)
     best = bound[close].max()
     pick = close[bound[close] >= best - tie_width(best)][:1]
     chosen[0] = bound[pick[0]]
@@ -305,33 +312,25 @@ def _lower_bounds(
 
     `beside` are other jobs, each of one thread, that can be done meanwhile.
 
-    Each of the float32 products p_t ≈ y_t·x_i is off by at most ε|y_t||x_i|, so |Y e_i| ≥ |p||x_i|⁻¹ − ε|Y|_F, but
-    for the rounding of the squares' sum, which (1 − ε) covers.
+    The float32 vector p ≈ Y x_i is off by at most ε|Y|_F|x_i| and its length by at most δ of itself, so
+    |Y e_i| ≥ (1 − δ)|p||x_i|⁻¹ − ε|Y|_F.
     """
-    error = float32_dot_error(falls.shape[1])
+    error, relative = sums_of_squares_error(x.shape[1], len(falls))
     slack = error * float(np.linalg.norm(falls))
-    narrow = np.ascontiguousarray(falls.T, dtype=np.float32)
+    columns = columns_of(falls)
 
     def work(start: int) -> None:
         some = rows[start : start + BLOCK]
-        _subtract_squares(x[start : start + BLOCK] @ narrow, scale, some, 1.0 - error, slack, bound)
+        squares = np.empty(some.size, np.float32)
+        sums_of_squares(x[start : start + BLOCK], columns, squares)
+        lengths = np.sqrt(squares, dtype=np.float64) * scale[some] * (1.0 - relative)
+        bound[some] -= np.maximum(lengths - slack, 0.0) ** 2
 
     jobs: list[Callable[[], None]] = [
         *beside,
         *(partial(work, start) for start in range(0, rows.size, BLOCK)),
     ]
     resources.run(jobs)
-
-
-@compiled_fast
-def _subtract_squares(
-    products: np.ndarray, scale: np.ndarray, rows: np.ndarray, shrink: float, slack: float, bound: np.ndarray
-) -> None:
-    for j in range(rows.size):
-        total = np.float32(0.0)
-        for t in range(products.shape[1]):
-            total += products[j, t] * products[j, t]
-        bound[rows[j]] -= max(np.sqrt(total) * scale[rows[j]] * shrink - slack, 0.0) ** 2
 
 
 def _best_bounds(alive: np.ndarray, bound: np.ndarray, pool: int) -> tuple[np.ndarray, float]:

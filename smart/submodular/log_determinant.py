@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from scipy.linalg.blas import dsymm, dsyrk
+from scipy.linalg.blas import dgemm
 
 from smart.submodular.arithmetic import tie_width
 from smart.submodular.compilation import compiled
@@ -136,7 +136,7 @@ def _greedy_cosine(
         _take_from_pool(np.arange(n), unit @ unit.T / regularizer, q, -np.inf, order, chosen)
         return order, chosen
     matrix = np.eye(d) * regularizer
-    inverse = np.asfortranarray(np.eye(d) / regularizer)  # its lower triangle alone is kept
+    inverse: np.ndarray = np.eye(d) / regularizer
     alive = held = np.arange(n)
     x, free = kernel.x, np.ones(n, np.bool_)
     bound = np.full(n, 1.0 / regularizer)
@@ -160,7 +160,7 @@ def _greedy_cosine(
             for start in range(counted, done, BLOCK):
                 recent = kernel.unit(order[start : min(start + BLOCK, done)])
                 matrix += recent.T @ recent
-            inverse, counted = np.asfortranarray(np.linalg.inv(matrix)), done
+            inverse, counted = np.ascontiguousarray(np.linalg.inv(matrix)), done
             inside = _Pool(0, d)
 
         rows, ceiling = _best_bounds(alive, bound, pool)
@@ -176,7 +176,7 @@ def _greedy_cosine(
             picks, falls = inside.rows[local], _falls(inside.z[local], factor, local, chosen[done:])
         else:
             picks = _best(kernel, inverse, alive, bound, q.max(), chosen[done:])
-            falls = _times(kernel.unit(picks), inverse) / np.sqrt(1.0 + chosen[done])
+            falls = kernel.unit(picks) @ inverse / np.sqrt(1.0 + chosen[done])
 
 
 class _Pool:
@@ -205,7 +205,7 @@ class _Pool:
         self.unit[places] = unit = kernel.unit(new)
 
         def work(piece: slice) -> np.ndarray:
-            self.z[places[piece]] = z = _times(unit[piece], inverse)
+            self.z[places[piece]] = z = unit[piece] @ inverse
             return z @ self.unit.T
 
         pieces = resources.chunks(new.size, 16)
@@ -247,14 +247,8 @@ def _write_symmetric(matrix: np.ndarray, places: np.ndarray, columns: np.ndarray
 
 
 def _subtract_gram(falls: np.ndarray, inverse: np.ndarray) -> None:
-    """M⁻¹ −= YᵀY in its lower triangle, in place, for which M⁻¹ has to be F-contiguous: BLAS would change a copy."""
-    dsyrk(-1.0, falls.T, beta=1.0, c=inverse, lower=True, overwrite_c=True)
-
-
-def _times(unit: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """e_iᵀ M⁻¹ of some rows, from the lower triangle of M⁻¹."""
-    product: np.ndarray = dsymm(1.0, inverse, unit.T, lower=True).T
-    return product
+    """M⁻¹ −= YᵀY, in place, for which M⁻¹ has to be C-contiguous: BLAS would change a copy of any other."""
+    dgemm(-1.0, falls.T, falls.T, beta=1.0, c=inverse.T, trans_b=True, overwrite_c=True)
 
 
 @compiled
@@ -292,7 +286,7 @@ def _best(
     for start in range(0, close.size, BLOCK):
         rows = close[start : start + BLOCK]
         unit = kernel.unit(rows)
-        bound[rows] = np.einsum("ij,ij->i", _times(unit, inverse), unit)
+        bound[rows] = np.einsum("ij,ij->i", unit @ inverse, unit)
     best = bound[close].max()
     pick = close[bound[close] >= best - tie_width(best)][:1]
     chosen[0] = bound[pick[0]]
@@ -320,17 +314,31 @@ def _lower_bounds(
     columns = columns_of(falls)
 
     def work(start: int) -> None:
-        some = rows[start : start + BLOCK]
-        squares = np.empty(some.size, np.float32)
-        sums_of_squares(x[start : start + BLOCK], columns, squares)
-        lengths = np.sqrt(squares, dtype=np.float64) * scale[some] * (1.0 - relative)
-        bound[some] -= np.maximum(lengths - slack, 0.0) ** 2
+        some = slice(start, start + BLOCK)
+        _subtract_squares(x[some], scale, rows[some], columns, 1.0 - relative, slack, bound)
 
     jobs: list[Callable[[], None]] = [
         *beside,
         *(partial(work, start) for start in range(0, rows.size, BLOCK)),
     ]
     resources.run(jobs)
+
+
+@compiled
+def _subtract_squares(
+    x: np.ndarray,
+    scale: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    shrink: float,
+    slack: float,
+    bound: np.ndarray,
+) -> None:
+    squares = np.empty(rows.size, np.float32)
+    sums_of_squares(x, columns, squares)
+    for j in range(rows.size):
+        length = np.sqrt(np.float64(squares[j])) * scale[rows[j]] * shrink
+        bound[rows[j]] -= max(length - slack, 0.0) ** 2
 
 
 def _best_bounds(alive: np.ndarray, bound: np.ndarray, pool: int) -> tuple[np.ndarray, float]:

@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: make quickstart, make test.
 PYTHON ?= python3
 BIN := .venv/bin
-# Half of the tests wait for a process of one thread. Each worker imports torch, so more than a few don't help.
+# Many tests wait for a process of one thread. Each worker imports torch, so more than a few don't help.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
 
 .PHONY: quickstart test test-full clean

@@ -28,7 +28,7 @@ POOL = 160
 WHOLE = 512  # rows up to which one pool of everybody, whose kernel is held, is quicker
 EXACT_INVERSE_EVERY = 256  # refreshes after which M⁻¹ is made from M again, so that rounding can't add up
 COMPACT = 0.75  # the vectors left are copied together when they are fewer than this share of those held
-BLOCK = 2048  # rows of a product held at once
+BLOCK = 2048  # rows that one job works on
 
 
 class State:

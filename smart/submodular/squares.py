@@ -1,9 +1,9 @@
 """|Y x_i|² = Σ_t (x_i·y_t)² of many rows x_i and a few dozen vectors y_t in float32, and how far off it may be.
 
-A library's matrix product reaches half its rate where one side is so narrow, and nothing is known of the order in
-which it adds, so that its error has to be taken for d roundings. Here the sums of 8 rows with 48 vectors lie in the
-processor's registers, each vector's in a lane of its own, and are put aside every 64 columns: no product goes through
-more roundings than 64 and one for each time. Written in LLVM's own terms, as the other dot products are.
+A library's matrix product is far from its rate where one side is so narrow, and nothing is known of the order in which
+it adds, so that its error has to be taken for d roundings. Here the sums of a few rows with dozens of vectors lie in
+the processor's registers, each vector's in a lane of its own, and are put aside every CHUNK products: none goes through
+more roundings than those of its chunk and one for each chunk. Written in LLVM's own terms, as the other dot products are.
 """
 
 from typing import Any
@@ -18,10 +18,9 @@ from smart.submodular.compilation import compiled, processor_features
 
 WIDE = "+avx512f" in processor_features()
 LANES = 16 if WIDE else 8  # of a register
-ROWS = (
-    8 if WIDE else 4
-)  # at once; three registers of sums for each leave a few of the 32, or 16, for what is read
-COLUMNS = 64  # after which the sums are put aside
+ROWS = 8 if WIDE else 4  # at once: 24 or 12 registers of sums leave a few of the 32 or 16 for what is read
+VECTORS = 3 * LANES  # at once
+CHUNK = 64  # products that are added before the sums are put aside
 
 
 @intrinsic
@@ -49,8 +48,8 @@ def _squares(typing: Any, x: Any, first: Any, columns: Any, starts: Any) -> Any:
         zero = ir.Constant(lanes, [0.0] * LANES)
         pairs = [(i, t) for i in range(len(left)) for t in range(len(right))]
         totals, sums = ({pair: cgutils.alloca_once_value(builder, zero) for pair in pairs} for _ in range(2))
-        with cgutils.for_range_slice(builder, word(0), d, word(COLUMNS)) as (start, _):
-            stop = least(builder.add(start, word(COLUMNS)), d)
+        with cgutils.for_range_slice(builder, word(0), d, word(CHUNK)) as (start, _):
+            stop = least(builder.add(start, word(CHUNK)), d)
             for pair in pairs:
                 builder.store(zero, sums[pair])
             with cgutils.for_range_slice(builder, start, stop, word(1)) as (k, _):
@@ -96,11 +95,11 @@ def columns_of(vectors: np.ndarray) -> np.ndarray:
 def sums_of_squares_error(d: int, count: int) -> tuple[float, float]:
     """How far √sums_of_squares may be from |Y x_i|: by the first times |Y|_F|x_i|, and by the second times itself.
 
-    A product goes through COLUMNS roundings of a sum, one for each time it is put aside, its own, and that of y_t
+    A product goes through CHUNK roundings of a sum, one for each chunk, its own, and that of y_t
     from float64; a square through its own, three in its lane, four between lanes, and one for each round of vectors.
     """
-    rounds = -(-count // (3 * LANES)) + 1
-    return rounding_error(COLUMNS + -(-d // COLUMNS) + 2), rounding_error(1 + 3 + 4 + rounds)
+    rounds = -(-count // VECTORS) + 1
+    return rounding_error(CHUNK + -(-d // CHUNK) + 2), rounding_error(1 + 3 + 4 + rounds)
 
 
 @compiled
@@ -118,7 +117,7 @@ def sums_of_squares(x: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None
     width = columns.shape[1]
     out[:] = 0.0
     for first in range(0, x.shape[0], ROWS):
-        for start in range(0, width, 3 * LANES):
+        for start in range(0, width, VECTORS):
             one, two, three = start, start + LANES, start + 2 * LANES
             if three < width:
                 _add_squares(x, first, columns, (one, two, three), out)

@@ -3,7 +3,8 @@
 A library's matrix product is far from its rate where one side is so narrow, and nothing is known of the order in which
 it adds, so that its error has to be taken for d roundings. Here the sums of a few rows with dozens of vectors lie in
 the processor's registers, each vector's in a lane of its own, and are put aside every CHUNK products: none goes through
-more roundings than those of its chunk and one for each chunk. Written in LLVM's own terms, as the other dot products are.
+more roundings than those of its chunk and one for each chunk. Written in LLVM's own terms, as the other dot products
+are.
 """
 
 from typing import Any
@@ -95,8 +96,8 @@ def columns_of(vectors: np.ndarray) -> np.ndarray:
 def sums_of_squares_error(d: int, count: int) -> tuple[float, float]:
     """How far √sums_of_squares may be from |Y x_i|: by the first times |Y|_F|x_i|, and by the second times itself.
 
-    A product goes through CHUNK roundings of a sum, one for each chunk, its own, and that of y_t
-    from float64; a square through its own, three in its lane, four between lanes, and one for each round of vectors.
+    A product goes through CHUNK roundings of a sum, one for each chunk, its own, and that of y_t from float64; a square
+    through its own, three in its lane, four between lanes, and one for each round of vectors.
     """
     rounds = -(-count // VECTORS) + 1
     return rounding_error(CHUNK + -(-d // CHUNK) + 2), rounding_error(1 + 3 + 4 + rounds)

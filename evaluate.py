@@ -1,7 +1,7 @@
 """Adapter to scores: `python evaluate.py adapter=DIR suite=paper`."""
 
 if __name__ == "__main__":
-    from smart.commands.evaluate import main
+    from smart.cli.evaluate import main
 
     main()
 elif __name__ == "evaluate":

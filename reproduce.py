@@ -1,6 +1,6 @@
 """Grid to tables: `python reproduce.py table=budget`."""
 
 if __name__ == "__main__":
-    from smart.commands.reproduce import main
+    from smart.cli.reproduce import main
 
     main()

@@ -1,7 +1,7 @@
 """Collection to mixture: `python select.py budget=25k fn=graphcut`; `python select.py --help` lists all keys."""
 
 if __name__ == "__main__":
-    from smart.commands.select import main
+    from smart.cli.select import main
 
     main()
 elif __name__ == "select":

@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    from smart.evaluation.offline import build_cache
+    from smart.benchmarks.offline import build_cache
 
     found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     with tempfile.TemporaryDirectory() as scratch:
@@ -148,7 +148,7 @@ def run_lm_eval(options: argparse.Namespace) -> None:
 
 
 def run_smart(options: argparse.Namespace) -> None:
-    from smart.commands.evaluate import main as evaluate
+    from smart.cli.evaluate import main as evaluate
 
     sys.argv = ["evaluate.py", "model=auto", f"model.name={options.model}", f"suite.tasks=[{options.tasks}]"]
     sys.argv += [f"limit={options.limit}", f"dtype={options.dtype}", "batch_size=8", "tracker=none"]

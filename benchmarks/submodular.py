@@ -121,8 +121,8 @@ def run_once(case: Case, who: str, vectors: Path, orders: Path) -> dict[str, flo
 
     And the rate of a float32 product just afterwards, since a processor shared with others is not always as fast.
     """
-    from smart.commands.orderings import TOGETHER
     from smart.runtime.executor import map_unordered, packs
+    from smart.selection.orderings import TOGETHER
     from smart.submodular import single_threaded_blas
 
     X = np.load(vectors)
@@ -266,7 +266,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     """Time of full orderings against n, log-log, one panel a function."""
     from matplotlib import pyplot
 
-    from smart.runtime.figures import save_figure, style
+    from smart.runtime.plot_style import save_figure, style
 
     names = list(dict.fromkeys([OURS, *(peer for fn in NAMES for peer in PEERS[fn])]))
     with style():

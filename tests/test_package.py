@@ -31,7 +31,7 @@ def test_the_wheel_holds_the_configuration_and_nothing_of_the_root(wheel: Path) 
     (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
     scripts = zipfile.ZipFile(wheel).read(entry_points).decode()
     for stage in ("select", "train", "evaluate", "reproduce"):
-        assert f"smart-{stage} = smart.commands.{stage}:main" in scripts
+        assert f"smart-{stage} = smart.cli.{stage}:main" in scripts
 
 
 def test_the_wheel_works_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:

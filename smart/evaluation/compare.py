@@ -211,7 +211,7 @@ def _write_table(path: Path, rows: Sequence[Row]) -> None:
 def _draw(path: Path, rows: Sequence[Row]) -> None:
     from matplotlib import pyplot
 
-    from smart.runtime.figures import COLOURS, save_figure, style
+    from smart.runtime.plot_style import COLOURS, save_figure, style
 
     with style():
         figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.45 * len(rows)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smart.config import UserError
+from smart.benchmarks.heldout import read_heldout
 from smart.model.tokens import encode
 from smart.runtime.files import atomic_folder, hash_bytes, hash_file
 from smart.runtime.locks import locked
@@ -65,7 +64,7 @@ def write_tasks(file: Path, tokenizer: PreTrainedTokenizerBase, cache: Path) -> 
     Raises:
         UserError: where the file cannot be used.
     """
-    table = _read(file, "suite.collection")
+    table = read_heldout(file, "suite.collection")
     said = tokenizer.backend_tokenizer.to_str() + str(tokenizer.eos_token)
     folder = cache / hash_bytes([_VERSION.encode(), hash_file(file).encode(), said.encode()])[:16]
     with locked(folder.with_suffix(".lock")):
@@ -73,18 +72,6 @@ def write_tasks(file: Path, tokenizer: PreTrainedTokenizerBase, cache: Path) -> 
             with atomic_folder(folder) as draft:
                 _write(table, tokenizer, draft, folder.resolve())
     return folder.resolve()
-
-
-def _read(file: Path, key: str) -> pa.Table:
-    if not file.is_file():
-        raise UserError(f"{key}={file}: no such file")
-    try:
-        table = pq.read_table(file)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{key}={file}: cannot be read: {str(error).splitlines()[0]}") from error
-    if missing := sorted({"inputs", "targets", "task_name"} - set(table.column_names)):
-        raise UserError(f"{key}={file}: lacks the columns {', '.join(missing)}")
-    return table
 
 
 def _write(table: pa.Table, tokenizer: PreTrainedTokenizerBase, draft: Path, final: Path) -> None:
@@ -107,28 +94,6 @@ def _write(table: pa.Table, tokenizer: PreTrainedTokenizerBase, draft: Path, fin
         metrics = [{"metric": metric, "weight_by_size": False} for metric in _KINDS[group]["metrics"]]
         if tasks:
             _write_yaml(draft, group, {"group": group, "task": tasks, "aggregate_metric_list": metrics})
-
-
-def heldout_texts(file: Path) -> dict[str, list[str]]:
-    """Name of each task of a collection file, such as heldout/TASK → what its prompts say beside the instructions.
-
-    Lines that more than a tenth of a task's prompts have, and at least two, are its instructions: other tasks may
-    well be told the same.
-
-    Raises:
-        UserError: where the file cannot be used.
-    """
-    table = _read(file, "heldout_data")
-    prompts: dict[str, list[str]] = {}
-    for task, prompt in zip(table["task_name"].to_pylist(), table["inputs"].to_pylist(), strict=True):
-        prompts.setdefault(f"heldout/{task}", []).append(prompt)
-    return {task: _own_lines(texts) for task, texts in prompts.items()}
-
-
-def _own_lines(texts: list[str]) -> list[str]:
-    seen = Counter(line for text in texts for line in set(text.splitlines()))
-    often = max(1, len(texts) // 10)
-    return ["\n".join(line for line in text.splitlines() if seen[line] <= often) for text in texts]
 
 
 def groups_in(folder: Path) -> list[str]:

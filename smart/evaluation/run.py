@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smart.benchmarks.offline import build_cache, content_key, data_from
+from smart.benchmarks.suites import SEEDS, LoadedSuite, Suite, chance, check_room, load_suite, run_suite
 from smart.config import UserError
 from smart.evaluation.heldout import groups_in, write_tasks
-from smart.evaluation.offline import build_cache, content_key, data_from
-from smart.evaluation.subject import Subject, load_subject, settings, wrap
-from smart.evaluation.suites import SEEDS, LoadedSuite, Suite, chance, check_room, load_suite, run_suite
+from smart.evaluation.model_under_test import Subject, load_subject, settings, wrap
 from smart.runtime.files import atomic_folder, hash_file
 from smart.runtime.manifest import make_key, versions, write_manifest
 from smart.runtime.memory import peak_memory
@@ -22,7 +22,7 @@ from smart.runtime.speed import measure
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from smart.evaluation.answers import Processes
+    from smart.evaluation.cached_lm import Processes
 
 VERSION = 2
 """Raised whenever the same request gives other scores."""
@@ -102,7 +102,7 @@ def evaluate(request: Request, folder: Path, processes: Processes, device: Any) 
     Raises:
         UserError: for tasks, data, a model or an adapter that cannot be used.
     """
-    from smart.evaluation.answers import AnswerStore, BatchedLM
+    from smart.evaluation.cached_lm import AnswerStore, BatchedLM
     from smart.evaluation.scores import samples_table, summarize, task_hashes, write_scores
 
     started = time.monotonic()
@@ -158,7 +158,7 @@ def _manifest(request: Request, content: dict[str, Any]) -> dict[str, Any]:
 
 def plan(request: Request) -> str:
     """What a run would answer and cost, from the tokens of all its prompts; loads no weights."""
-    from smart.evaluation.answers import CountingLM
+    from smart.evaluation.cached_lm import CountingLM
 
     suite, tokenizer = load_tasks(request)
     model = request.subject.base.skeleton()

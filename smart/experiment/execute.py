@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from smart.experiment.stages import FOLDERS, Run, Study
-from smart.experiment.states import Ledger, State, is_done, is_stale
+from smart.experiment.run_graph import FOLDERS, Run, Study
+from smart.experiment.status import Ledger, State, is_done, is_stale
 from smart.runtime.locks import locked
 
 PROGRAMS: dict[str, list[str]] = {
-    stage: [sys.executable, "-c", f"from smart.commands.{stage} import main; main()"] for stage in FOLDERS
+    stage: [sys.executable, "-c", f"from smart.cli.{stage} import main; main()"] for stage in FOLDERS
 }
 """Each stage's command, wherever its script lies."""
 log = logging.getLogger(__name__)

@@ -13,13 +13,13 @@ from string import Template
 
 import numpy as np
 
-from smart.experiment.figures import Drawing, mixtures, read_tasks
-from smart.experiment.outlook import describe
+from smart.experiment.dry_run import describe
 from smart.experiment.render import DIFFERENCES, SPENT, Table, differences
-from smart.experiment.stages import COMMANDS, Cell, Run, Study
-from smart.experiment.states import Ledger, State, cell_state, manifest_of
+from smart.experiment.run_graph import COMMANDS, Cell, Run, Study
+from smart.experiment.status import Ledger, State, cell_state, manifest_of
 from smart.experiment.table import Entry, Row
-from smart.runtime.figures import COLOURS
+from smart.experiment.table_figures import Drawing, mixtures, read_tasks
+from smart.runtime.plot_style import COLOURS
 
 _WIDTH, _HEIGHT, _EDGE = 1000, 560, 34
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from smart.evaluation.metrics import Scores
-from smart.experiment.figures import draw_figures
+from smart.experiment.dry_run import spent
 from smart.experiment.grid import heading
-from smart.experiment.outlook import spent
 from smart.experiment.reference import read_reference
 from smart.experiment.render import Table, as_csv, latex, markdown
 from smart.experiment.report import TaskMap, report
+from smart.experiment.run_graph import Cell, Study
 from smart.experiment.scores import count, read_all, shared_metrics
-from smart.experiment.stages import Cell, Study
-from smart.experiment.states import Ledger, State, cell_state, is_done, manifest_of
+from smart.experiment.status import Ledger, State, cell_state, is_done, manifest_of
 from smart.experiment.table import Material, make_rows
+from smart.experiment.table_figures import draw_figures
 from smart.runtime.files import atomic_folder, write_atomic
 from smart.runtime.manifest import make_key, write_manifest
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from smart.mixture.allocation import allocate
 from smart.mixture.budgets import TaskBudgets
-from smart.runtime.figures import COLOURS, save_figure, style
+from smart.runtime.plot_style import COLOURS, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

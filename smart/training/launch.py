@@ -66,7 +66,7 @@ def start(launch: str, size: int, gpu: bool, overrides: Sequence[str]) -> None:
         launcher = ["accelerate.commands.launch", f"--config_file={config}", f"--num_processes={size}"]
     else:  # accelerate starts a single process where there is no GPU
         launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={size}"]
-    command = [sys.executable, "-m", *launcher, "-m", "smart.commands.train", *overrides]
+    command = [sys.executable, "-m", *launcher, "-m", "smart.cli.train", *overrides]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": _threads(size)})
     caught: list[int] = []
 

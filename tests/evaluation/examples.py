@@ -105,9 +105,9 @@ TASKS = (
 
 def make_request(model: Path | None, benchmarks: Path, cache: Path, **changes: Any) -> Any:
     """A request for the miniature benchmarks in float32."""
+    from smart.benchmarks.suites import Suite
+    from smart.evaluation.model_under_test import Precision, find_subject
     from smart.evaluation.run import Request
-    from smart.evaluation.subject import Precision, find_subject
-    from smart.evaluation.suites import Suite
     from smart.model import ModelOptions
 
     precision = Precision(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from smart.commands import evaluate
+from smart.cli import evaluate
 from tests.evaluation.examples import TASKS, save_adapter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,8 +151,8 @@ def test_two_processes_with_a_4_bit_base_give_the_scores_of_one(run, arguments, 
 
 TORN = """
 import os
-from smart.commands.evaluate import main
-from smart.evaluation.answers import AnswerStore
+from smart.cli.evaluate import main
+from smart.evaluation.cached_lm import AnswerStore
 put, seen = AnswerStore.put, 0
 def deadly(store, key, answers):
     global seen

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from smart.benchmarks.heldout import heldout_texts
+from smart.benchmarks.suites import Suite
 from smart.config import UserError
 from smart.evaluation import run
-from smart.evaluation.answers import Processes
-from smart.evaluation.heldout import heldout_texts, per_token, score_text, write_tasks
-from smart.evaluation.suites import Suite
+from smart.evaluation.cached_lm import Processes
+from smart.evaluation.heldout import per_token, score_text, write_tasks
 from smart.model import encode
 from tests.evaluation.examples import WORDS, make_request
 

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from smart.benchmarks.suites import Suite
 from smart.config import UserError
 from smart.evaluation import run
-from smart.evaluation.answers import AnswerStore, Processes
-from smart.evaluation.suites import Suite
+from smart.evaluation.cached_lm import AnswerStore, Processes
 from smart.model import ModelOptions, find_base, load_tokenizer, weights_source
 from tests.evaluation.examples import TASKS, make_request, save_adapter
 
@@ -38,7 +38,7 @@ def their_samples(cache: Path, benchmarks: Path, **arguments: object) -> dict:
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    from smart.evaluation.offline import build_cache, data_from
+    from smart.benchmarks.offline import build_cache, data_from
 
     root = Path(lm_eval.__file__).parent / "tasks"
     manager = TaskManager(include_defaults=False, include_path=[root / "mmlu/default", root / "bbh"])
@@ -205,7 +205,7 @@ sys.path.insert(0, {str(ROOT)!r})
 import dataclasses, pathlib
 from accelerate import PartialState
 from smart.evaluation import run
-from smart.evaluation.answers import Processes
+from smart.evaluation.cached_lm import Processes
 from tests.evaluation.examples import make_request
 P = pathlib.Path
 state = PartialState(cpu=True)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from smart.evaluation.metrics import Scores
 from smart.evaluation.scores import RESULTS, SAMPLES, samples_table, summarize, task_hashes
 from smart.experiment.grid import Grid
-from smart.experiment.stages import Composed, Study, build
+from smart.experiment.run_graph import Composed, Study, build
 
 SETTINGS: dict[str, Any] = {
     "select.strategy": ["smart", "equal"],

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from smart.experiment.dry_run import Basis, costs, outlook
 from smart.experiment.estimate import Texts, estimate, parameters_of
 from smart.experiment.lengths import heldout_texts, mixture_texts
-from smart.experiment.outlook import Basis, costs, outlook
-from smart.experiment.states import Ledger, State
+from smart.experiment.status import Ledger, State
 from smart.runtime.speed import A100, Speed, measure
 from tests.experiment.examples import make_study
 

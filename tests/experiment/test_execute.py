@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from smart.experiment.dry_run import outlook
 from smart.experiment.execute import Runner, one_after_the_other, run_missing
-from smart.experiment.outlook import outlook
-from smart.experiment.stages import Study
-from smart.experiment.states import Ledger, State, cell_state, is_stale
+from smart.experiment.run_graph import Study
+from smart.experiment.status import Ledger, State, cell_state, is_stale
 from tests.experiment.examples import fakes, make_study
 
 ROOT = Path(__file__).resolve().parents[2]

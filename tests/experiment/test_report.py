@@ -13,8 +13,8 @@ import pytest
 from smart.experiment.execute import Runner, one_after_the_other, run_missing
 from smart.experiment.report import TaskMap
 from smart.experiment.results import read_table, write_results
-from smart.experiment.stages import Study
-from smart.experiment.states import Ledger
+from smart.experiment.run_graph import Study
+from smart.experiment.status import Ledger
 from tests.experiment.examples import fakes, make_study, scores
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

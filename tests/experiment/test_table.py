@@ -13,8 +13,8 @@ import pytest
 from smart.config import ConfigError, UserError
 from smart.evaluation.metrics import Metric, Scores
 from smart.evaluation.statistics import holm
+from smart.experiment.dry_run import spent
 from smart.experiment.grid import Grid
-from smart.experiment.outlook import spent
 from smart.experiment.reference import read_reference
 from smart.experiment.render import Table, as_csv, differences, latex, markdown
 from smart.experiment.scores import check_metrics, shared_metrics

@@ -18,7 +18,7 @@ import pyarrow
 import pytest
 import torch
 
-from smart.commands.select import VERSION as SELECT
+from smart.cli.select import VERSION as SELECT
 from smart.evaluation.run import VERSION as EVALUATE
 from smart.experiment.results import VERSION as TABLE
 from smart.runtime.manifest import make_key

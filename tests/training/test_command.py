@@ -239,7 +239,7 @@ def deadly(module, name):
     setattr(module, name, call)
 module, _, name = target.rpartition(".")
 deadly({"torch": torch, "os": os, "shutil": shutil, "safetensors.torch": safetensors.torch}[module], name)
-from smart.commands.train import main
+from smart.cli.train import main
 main()
 """
 

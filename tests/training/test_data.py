@@ -13,9 +13,9 @@ from smart.config import ConfigError, UserError
 from smart.model import ModelOptions, TuningOptions
 from smart.runtime.files import hash_file
 from smart.training.data import TokenStore, count_losses, read_mixture, sample_text
+from smart.training.dry_run import measure, plan
 from smart.training.job import World, prepare
 from smart.training.options import TrainingOptions
-from smart.training.plan import measure, plan
 from tests.training.conftest import make_table
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import wandb
 
-from tests.commands.conftest import Command
+from tests.cli.conftest import Command
 
 STRATEGIES = ("smart", "smart_random_instances", "examples_proportional", "equal")
 
@@ -226,7 +226,7 @@ def test_rows_that_training_would_drop_leave_the_pool(
     select: Command, collection: Path, tmp_path: Path
 ) -> None:
     from smart.model.tokens import fits
-    from tests.commands.tokenizers import word_tokenizer
+    from tests.cli.tokenizers import word_tokenizer
 
     tokenizer = word_tokenizer(tmp_path / "tokenizer")
     table = pq.read_table(collection).to_pylist()
@@ -269,8 +269,8 @@ def test_partition_is_named_approximate_with_its_quality(
 ) -> None:
     exact = json.loads((tmp_path / folder_of(select().out) / "manifest.json").read_text())
     assert exact["approximation"] is None
-    monkeypatch.setattr("smart.commands.orderings.PART", 8)
-    monkeypatch.setattr("smart.commands.steps.PART", 8)
+    monkeypatch.setattr("smart.selection.orderings.PART", 8)
+    monkeypatch.setattr("smart.selection.steps.PART", 8)
     done = select("optimizer=partition", "memory_limit=1GB")
     assert done.code == 0, done.said
     said = json.loads((tmp_path / folder_of(done.out) / "manifest.json").read_text())["approximation"]

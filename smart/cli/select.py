@@ -7,16 +7,16 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smart.commands._command import log_so_far, run_command
+from smart.cli.app import log_so_far, run_command
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from omegaconf import DictConfig
 
-    from smart.commands.pool import Pool
-    from smart.commands.request import Request
-    from smart.commands.steps import Selection
     from smart.runtime.progress import Clock
+    from smart.selection.config import Request
+    from smart.selection.pool import Pool
+    from smart.selection.steps import Selection
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +32,14 @@ def select(config: DictConfig) -> Path | None:
     """Make the mixture that the configuration asks for, or find it made; returns its folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    from smart.commands import steps
-    from smart.commands.plan import plan
-    from smart.commands.pool import read_pool
-    from smart.commands.request import read_request
     from smart.runtime.files import make_writable
     from smart.runtime.locks import locked
     from smart.runtime.manifest import is_made
     from smart.runtime.progress import Clock
+    from smart.selection import steps
+    from smart.selection.config import read_request
+    from smart.selection.dry_run import plan
+    from smart.selection.pool import read_pool
 
     request = read_request(config, HydraConfig.get().runtime.choices)
     if request.fetch_only:
@@ -81,7 +81,7 @@ def stem(request: Request, pool: Pool) -> str:
 
 
 def _fetch(request: Request) -> None:
-    from smart.commands.contamination import questions
+    from smart.selection.decontamination import questions
 
     request.collection.fetch()
     if request.needs_vectors:
@@ -100,11 +100,11 @@ def _write(
     folder: Path,
     clock: Clock,
 ) -> None:
-    from smart.commands.steps import validation_rows
     from smart.mixture import summarise, write_mixture
     from smart.runtime.manifest import versions
     from smart.runtime.memory import peak_memory
     from smart.runtime.tracking import flatten, track
+    from smart.selection.steps import validation_rows
 
     for warning in selection.warnings:
         log.warning("%s", warning)

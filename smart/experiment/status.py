@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from smart.experiment.stages import Cell, Run, Study
+from smart.experiment.run_graph import Cell, Run, Study
 from smart.runtime.files import write_atomic
 from smart.runtime.manifest import read_manifest
 

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from smart.collection.tables import keep_rows
-from smart.commands.orderings import PART, SAMPLE, Orderer, order_groups
-from smart.commands.pool import Pool
-from smart.commands.request import Request
 from smart.config import UserError
 from smart.embedding import Outlook, Summary, Vectors, embed, look_up, summarize
 from smart.mixture import TaskBudgets, distribute, sample_validation
 from smart.runtime.files import hash_bytes
 from smart.runtime.progress import Clock
+from smart.selection.config import Request
+from smart.selection.orderings import PART, SAMPLE, Orderer, order_groups
+from smart.selection.pool import Pool
 from smart.submodular import MemoryLimitError, maximize
 from smart.submodular.resources import parse_memory
 from smart.templates import TEMPLATES

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from smart.config import Problems, UserError
-from smart.evaluation.answers import BatchedLM
-from smart.evaluation.subject import Precision, check_adapter, find_subject, load_subject
+from smart.evaluation.cached_lm import BatchedLM
+from smart.evaluation.model_under_test import Precision, check_adapter, find_subject, load_subject
 from smart.model import ModelOptions, encode
 from tests.evaluation.examples import save_adapter, save_model, texts
 

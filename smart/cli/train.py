@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smart.commands._command import explain, log_so_far, run_command
+from smart.cli.app import explain, log_so_far, run_command
 from smart.config import Problems, UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def train(config: DictConfig) -> Path | None:
     from smart.runtime.files import make_writable
     from smart.runtime.locks import locked
     from smart.training import launch
-    from smart.training.plan import plan
+    from smart.training.dry_run import plan
     from smart.training.run import is_finished, merge
 
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smart.commands._command import run_command
+from smart.cli.app import run_command
 from smart.config import UserError, conf_dir
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from smart.experiment.execute import Runner
     from smart.experiment.grid import Grid
     from smart.experiment.report import TaskMap
-    from smart.experiment.stages import Composed, Run, Study
-    from smart.experiment.states import Ledger
+    from smart.experiment.run_graph import Composed, Run, Study
+    from smart.experiment.status import Ledger
     from smart.runtime.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,9 @@ def reproduce(config: DictConfig) -> Path | None:
     from smart.experiment.execute import PROGRAMS, Runner, run_missing
     from smart.experiment.grid import spell
     from smart.experiment.reference import read_reference
+    from smart.experiment.run_graph import build
     from smart.experiment.scores import check_metrics
-    from smart.experiment.stages import build
-    from smart.experiment.states import Ledger
+    from smart.experiment.status import Ledger
     from smart.runtime.files import ContentHashes
 
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
@@ -149,7 +149,7 @@ def compose(stage: str, overrides: tuple[str, ...]) -> Composed:
         from hydra.utils import get_object
         from omegaconf import OmegaConf
 
-        from smart.experiment.stages import Composed
+        from smart.experiment.run_graph import Composed
 
         config = _load(stage, overrides, return_hydra_config=True)
         choices = {str(key): str(value) for key, value in config.hydra.runtime.choices.items()}
@@ -174,7 +174,7 @@ def _load(name: str, overrides: Sequence[str], return_hydra_config: bool = False
 
 
 def _versions() -> dict[str, int]:
-    from smart.commands.select import VERSION as SELECT
+    from smart.cli.select import VERSION as SELECT
     from smart.evaluation.run import VERSION as EVALUATE
     from smart.training.job import VERSION as TRAIN
 
@@ -188,7 +188,7 @@ def _run_one(study: Study, runner: Runner, name: str) -> Path:
         UserError: if there is none of the name, or it fails.
     """
     from smart.config import nearest
-    from smart.experiment.states import State
+    from smart.experiment.status import State
 
     runs = {run.id: run for run in study.runs}
     if name not in runs:
@@ -217,7 +217,7 @@ def _starter(runner: Runner) -> Callable[[Sequence[Run]], None]:
     own = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
 
     def start(runs: Sequence[Run]) -> None:
-        program = [sys.executable, "-c", "from smart.commands.reproduce import main; main()"]
+        program = [sys.executable, "-c", "from smart.cli.reproduce import main; main()"]
         which = f"run={','.join(run.id for run in runs)}"
         subprocess.run([*program, *own, "-m", *launcher, *task, which], check=False)
 
@@ -230,8 +230,8 @@ def _fetch(study: Study, common: Sequence[str]) -> None:
     Raises:
         UserError: if something cannot be had.
     """
+    from smart.experiment.dry_run import pool_of
     from smart.experiment.execute import PROGRAMS
-    from smart.experiment.outlook import pool_of
 
     first = {
         (run.stage, pool_of(run) if run.stage == "select" else run.overrides): run
@@ -289,7 +289,7 @@ def _plan(study: Study, ledger: Ledger, plain: dict[str, Any], root: Path) -> st
     """What the grid would do and cost; writes nothing."""
     import torch
 
-    from smart.experiment.outlook import Basis, outlook
+    from smart.experiment.dry_run import Basis, outlook
     from smart.runtime.speed import is_gpu_here, measure
 
     if plain["threads"]:
@@ -304,10 +304,10 @@ def _plan(study: Study, ledger: Ledger, plain: dict[str, Any], root: Path) -> st
 
 def _known_texts(study: Study, plain: dict[str, Any], root: Path, pools: dict[str, Any]) -> dict[str, Texts]:
     """The rows that runs read, where they lie here or cost little to make."""
+    from smart.experiment.dry_run import pool_of
     from smart.experiment.estimate import Texts
     from smart.experiment.lengths import heldout_texts, mixture_texts
-    from smart.experiment.outlook import pool_of
-    from smart.experiment.states import is_done
+    from smart.experiment.status import is_done
 
     found: dict[str, Texts] = {}
     known: dict[str, Texts] = {}
@@ -350,8 +350,8 @@ def infeasible(study: Study, root: Path, seen: dict[str, Any]) -> dict[str, str]
     Args:
         seen: is given each selection's pool.
     """
-    from smart.commands import steps
-    from smart.experiment.states import is_done
+    from smart.experiment.status import is_done
+    from smart.selection import steps
 
     found: dict[str, str] = {}
     pools: dict[str, Any] = {}
@@ -379,9 +379,9 @@ def infeasible(study: Study, root: Path, seen: dict[str, Any]) -> dict[str, str]
 
 def _pool(run: Run, root: Path, pools: dict[str, Any]) -> tuple[Any, Any]:
     """The request of a selection and its pool; each pool is read once."""
-    from smart.commands.pool import read_pool
-    from smart.commands.request import read_request
     from smart.experiment.grid import spell
+    from smart.selection.config import read_request
+    from smart.selection.pool import read_pool
 
     own = [*run.overrides, f"output_root={spell(str(root))}"]
     # A plan writes nothing, but a collection that is kept already may be read.
@@ -407,10 +407,10 @@ def _pool(run: Run, root: Path, pools: dict[str, Any]) -> tuple[Any, Any]:
 
 def _task_map(study: Study, root: Path) -> TaskMap | None:
     """Where the tasks of the first finished selection with vectors lie; None where there is none."""
-    from smart.commands import steps
     from smart.experiment.report import TaskMap
-    from smart.experiment.states import is_done
+    from smart.experiment.status import is_done
     from smart.mixture.figures import project
+    from smart.selection import steps
 
     for run in study.runs:
         if run.stage == "select" and is_done(run):
@@ -429,7 +429,7 @@ def _tell(study: Study, ledger: Ledger, plain: dict[str, Any], root: Path, track
     """
     from smart.experiment.render import markdown
     from smart.experiment.results import read_table, write_results
-    from smart.experiment.states import State, cell_state
+    from smart.experiment.status import State, cell_state
     from smart.runtime.locks import locked
     from smart.runtime.tracking import track
 

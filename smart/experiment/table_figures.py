@@ -16,10 +16,10 @@ from smart.config import ConfigError, parse_count
 from smart.evaluation.metrics import Metric
 from smart.experiment.grid import Values, shown
 from smart.experiment.render import Table
-from smart.experiment.stages import Run, Study
-from smart.experiment.states import is_done
+from smart.experiment.run_graph import Run, Study
+from smart.experiment.status import is_done
 from smart.experiment.table import Row
-from smart.runtime.figures import COLOURS, save_figure, style
+from smart.runtime.plot_style import COLOURS, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

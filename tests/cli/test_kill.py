@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_select import content
+from tests.cli.test_select import content
 
 # Not the default, so that the vectors take more than one write.
 ARGUMENTS = ("output=mine", "encoder.dtype=float32")

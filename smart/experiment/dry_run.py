@@ -10,8 +10,8 @@ import numpy as np
 
 from smart.experiment.estimate import TOKENS, Estimate, Texts, estimate
 from smart.experiment.grid import heading, shown
-from smart.experiment.stages import FOLDERS, Cell, Run, Study
-from smart.experiment.states import Ledger, State, is_done, manifest_of
+from smart.experiment.run_graph import FOLDERS, Cell, Run, Study
+from smart.experiment.status import Ledger, State, is_done, manifest_of
 from smart.runtime.speed import A100, Speed
 
 _MARK = {State.DONE: "x", State.WAITING: " ", State.FAILED: "!", State.INFEASIBLE: "-", State.STOPPED: "-"}

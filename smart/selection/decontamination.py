@@ -101,9 +101,9 @@ def look_for_benchmarks(
 
 def questions(benchmark_data: Path | None, heldout_data: Path | None = None) -> dict[str, list[str]]:
     """Part of a benchmark, such as bbh/navigate → the questions on which models are scored."""
-    from smart.evaluation.heldout import heldout_texts
-    from smart.evaluation.offline import benchmark_texts
-    from smart.evaluation.suites import stock_texts
+    from smart.benchmarks.heldout import heldout_texts
+    from smart.benchmarks.offline import benchmark_texts
+    from smart.benchmarks.suites import stock_texts
 
     texts = stock_texts() if benchmark_data is None else benchmark_texts(benchmark_data)
     return texts if heldout_data is None else texts | heldout_texts(heldout_data)

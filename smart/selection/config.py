@@ -12,11 +12,11 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from smart.collection import Source
-from smart.commands.contamination import MODES
 from smart.config import Count, Problems, nearest, parse_count
 from smart.embedding import Encoder, Precomputed
 from smart.mixture import Weighting
 from smart.runtime.tracking import Tracker
+from smart.selection.decontamination import MODES
 
 GROUPS = ("collection", "encoder", "fn", "weighting", "instance_fn", "strategy")
 

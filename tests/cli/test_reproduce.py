@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from smart.commands.reproduce import compose, gather_overrides, parse_overrides
+from smart.cli.reproduce import compose, gather_overrides, parse_overrides
 from smart.config import conf_dir
 from smart.experiment.grid import Grid
-from smart.experiment.stages import build
-from tests.commands.conftest import Done
+from smart.experiment.run_graph import build
+from tests.cli.conftest import Done
 from tests.experiment.examples import fakes, scores
 
 TABLES = sorted(path.stem for path in (conf_dir() / "table").glob("*.yaml"))

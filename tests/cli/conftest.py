@@ -71,7 +71,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         capfd.readouterr()
         code = 0
         try:
-            importlib.import_module(f"smart.commands.{name}").main()
+            importlib.import_module(f"smart.cli.{name}").main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         captured = capfd.readouterr()

@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from smart.collection import Collection, Groups, load
 from smart.collection.tables import keep_rows
-from smart.commands.contamination import Contamination, look_for_benchmarks
-from smart.commands.request import Request
 from smart.config import UserError
 from smart.embedding import Prompts
 from smart.runtime.progress import progress
+from smart.selection.config import Request
+from smart.selection.decontamination import Contamination, look_for_benchmarks
 
 log = logging.getLogger(__name__)
 

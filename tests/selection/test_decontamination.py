@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.commands.conftest import Command
-from tests.commands.test_select import folder_of
+from tests.cli.conftest import Command
+from tests.cli.test_select import folder_of
 
 QUESTION = "The developer argued with the designer because she did not like the design | of the house"
 HELD = (5, 100, 300)

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smart.commands._command import log_so_far, run_command
+from smart.cli.app import log_so_far, run_command
 from smart.config import Problems, UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from smart.evaluation.answers import Processes
+    from smart.evaluation.cached_lm import Processes
     from smart.evaluation.run import Request
     from smart.runtime.tracking import Run, Tracker
 
@@ -60,9 +60,9 @@ def evaluate(config: DictConfig) -> Path | None:
 
 
 def _read(plain: dict[str, Any]) -> tuple[Request, Tracker]:
+    from smart.benchmarks.suites import Suite
+    from smart.evaluation.model_under_test import Precision, find_subject
     from smart.evaluation.run import Request
-    from smart.evaluation.subject import Precision, find_subject
-    from smart.evaluation.suites import Suite
     from smart.model import ModelOptions
     from smart.runtime.tracking import Tracker
 
@@ -143,7 +143,7 @@ def _processes() -> tuple[Processes, Any]:
     """The processes that torchrun or accelerate started, and what this one computes on."""
     import torch
 
-    from smart.evaluation.answers import Processes
+    from smart.evaluation.cached_lm import Processes
 
     gpu = torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:

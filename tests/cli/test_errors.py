@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from smart.commands.pool import Pool, read_pool
-from smart.commands.request import Request
 from smart.runtime.locks import locked
-from tests.commands.conftest import ROOT, Command
+from smart.selection.config import Request
+from smart.selection.pool import Pool, read_pool
+from tests.cli.conftest import ROOT, Command
 
 
 def nothing_half_written(root: Path) -> bool:
@@ -201,7 +201,7 @@ def heard() -> Iterator[None]:
 def test_ctrl_c_in_the_middle_of_a_step(
     select: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step: str
 ) -> None:
-    monkeypatch.setattr(f"smart.commands.{step}", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(f"smart.cli.{step}", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     done = select()
     assert done.code == 130, done.said
     assert "select: interrupted" in done.err
@@ -221,7 +221,7 @@ def test_ctrl_c_that_a_library_swallows(
             signal.raise_signal(signal.SIGINT)
         return read_pool(request)
 
-    monkeypatch.setattr("smart.commands.pool.read_pool", read)
+    monkeypatch.setattr("smart.selection.pool.read_pool", read)
     done = select(*more)
     assert done.code == 130, done.said
     assert "select: interrupted" in done.err
@@ -247,7 +247,7 @@ def test_a_command_leaves_the_environment_as_it_was(select: Command, monkeypatch
     assert "HYDRA_FULL_ERROR" not in os.environ
     seen = []
     monkeypatch.setattr(
-        "smart.commands.pool.read_pool", lambda request: seen.append(dict(os.environ)) or 1 / 0
+        "smart.selection.pool.read_pool", lambda request: seen.append(dict(os.environ)) or 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         select()

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from smart.commands import orderings
-from smart.commands.orderings import Orderer, order_groups
-from smart.commands.request import Axis
+from smart.selection import orderings
+from smart.selection.config import Axis
+from smart.selection.orderings import Orderer, order_groups
 from smart.submodular import FacilityLocation, GraphCut
 from tests.submodular.examples import clustered
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from smart.commands import steps
-from smart.commands.orderings import orderings_key, read_shards
-from smart.commands.pool import Pool
-from smart.commands.request import Request
 from smart.embedding import Outlook
 from smart.mixture import TaskBudgets, summarise
+from smart.selection import steps
+from smart.selection.config import Request
+from smart.selection.orderings import orderings_key, read_shards
+from smart.selection.pool import Pool
 
 
 def plan(request: Request, pool: Pool, num_tasks: int, budget: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.conftest import Command
+from tests.cli.conftest import Command
 
 LAUNCHERS = {
     "basic": ("hydra/launcher=basic",),

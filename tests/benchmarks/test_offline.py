@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from smart.benchmarks.offline import benchmark_texts, build_cache, content_key, data_from
+from smart.benchmarks.suites import load_suite, stock_texts
 from smart.config import UserError
-from smart.evaluation.offline import benchmark_texts, build_cache, content_key, data_from
-from smart.evaluation.suites import load_suite, stock_texts
 from tests.evaluation import examples
 
 INSTALLED = Path(lm_eval.__file__).parent / "tasks"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.conftest import Command
-from tests.commands.test_select import folder_of, read_tasks
+from tests.cli.conftest import Command
+from tests.cli.test_select import folder_of, read_tasks
 
 FUNCTION = '''
 import numpy as np

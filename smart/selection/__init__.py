@@ -1,0 +1,1 @@
+"""The paper's two stages: a collection becomes a mixture."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smart.config import Problems, UserError
+from smart.config.types import Names, Positive, Whole
 
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict, TaskManager
@@ -24,29 +24,24 @@ class Suite:
     """A list of lm-eval tasks or groups; none is changed but by its number of shots."""
 
     name: str
-    tasks: Sequence[str] = ()
+    tasks: Names = ()
     """Names as in lm-eval; a group stands for all its tasks."""
-    shots: int | None = None
+    shots: Whole | None = None
     """For tasks that leave the number of shots open, as MMLU does; the tasks of BBH fix their own."""
     collection: str | None = None
     """A Parquet file of unseen tasks in the columns of a collection; they become lm-eval tasks."""
-    limit: int | None = None
+    limit: Positive | None = None
     """Items of each task; the command's `limit` wins."""
 
     def validate(self, problems: Problems) -> None:
-        if isinstance(self.tasks, str):
-            problems.add("suite.tasks", self.tasks, "must be a list", f"suite.tasks=[{self.tasks}]")
-        elif not self.tasks and not self.collection:
+        """Add a suite that names no task."""
+        if not self.tasks and not self.collection:
             problems.add(
                 "suite.tasks",
                 list(self.tasks),
                 "names no task",
                 "for suite=heldout give suite.collection=FILE.parquet",
             )
-        for key in ("shots", "limit"):
-            value = getattr(self, key)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-                problems.add(f"suite.{key}", value, "must be a whole number, at least 0")
 
 
 @dataclass(frozen=True)
@@ -152,37 +147,3 @@ def chance(suite: LoadedSuite) -> dict[str, float]:
             answers = Counter(str(task.doc_to_target(doc)) for doc in docs)
             found[name] = max(answers.values()) / len(docs)
     return found
-
-
-def run_suite(lm: Any, suite: LoadedSuite, limit: int | None, chat_template: bool = False) -> dict[str, Any]:
-    """lm-eval's own evaluation of tasks that are loaded, with the seeds of its command.
-
-    Returns:
-        lm-eval's results with samples.
-    """
-    import random
-
-    import numpy as np
-    import torch
-    from lm_eval.evaluator import evaluate
-
-    random.seed(SEEDS["python"])
-    np.random.seed(SEEDS["numpy"])
-    torch.manual_seed(SEEDS["torch"])
-    with _without_bars():
-        results = evaluate(lm, suite.loaded, limit=limit, apply_chat_template=chat_template)
-    assert results is not None
-    return dict(results)
-
-
-@contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    # lm-eval draws a bar for each of 84 subtasks, each of which takes no time.
-    from lm_eval.api import task
-
-    before = task.tqdm
-    task.tqdm = lambda rows, **_: rows
-    try:
-        yield
-    finally:
-        task.tqdm = before

@@ -1,1 +1,1 @@
-"""The commands: the only place where rooms meet."""
+"""The commands: each reads a typed configuration, calls one function of a room, and prints where the result lies."""

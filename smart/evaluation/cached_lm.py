@@ -97,7 +97,7 @@ class Batch(NamedTuple):
     """What each request asks."""
 
 
-class BatchedLM(LM):
+class CachedLM(LM):
     """lm-eval's model interface around its own HFLM, which does all tokenising and scoring.
 
     Args:
@@ -205,7 +205,7 @@ class BatchedLM(LM):
         return answers
 
 
-class CountingLM(BatchedLM):
+class CountingLM(CachedLM):
     """Tokenises and counts, and answers nothing of sense: for a plan, which loads no weights."""
 
     def _answer(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smart.config import Problems, UserError
+from smart.config import UserError
 from smart.model.base import Base, Texts, find_base, load_tokenizer, weights_source
 from smart.model.load import load_model
 from smart.model.options import ModelOptions
@@ -16,8 +16,9 @@ from smart.runtime.files import hash_bytes, hash_file
 from smart.runtime.manifest import read_manifest
 
 if TYPE_CHECKING:
+    import torch
     from lm_eval.models.huggingface import HFLM
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROBES = (
     "The capital of France is",
@@ -42,16 +43,9 @@ class Precision:
     max_length: int | None = None
     """Tokens of prompt and answer; None: what the model was trained on."""
 
-    def validate(self, problems: Problems) -> None:
-        if self.dtype not in ("bfloat16", "float32"):
-            problems.add("dtype", self.dtype, "must be bfloat16 or float32")
-        size = self.batch_size
-        if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            problems.add("batch_size", size, "must be a whole number, at least 1, or auto")
-
 
 @dataclass(frozen=True)
-class Subject:
+class ModelUnderTest:
     """A model that was found, before any of its weights is read."""
 
     name: str
@@ -89,7 +83,7 @@ class Subject:
         return load_tokenizer(self.base, texts)
 
 
-def find_subject(model: ModelOptions | None, adapter: Path | None, precision: Precision) -> Subject:
+def find_model(model: ModelOptions | None, adapter: Path | None, precision: Precision) -> ModelUnderTest:
     """Find what `model` and `adapter` mean; with an adapter, `model` may be None.
 
     Raises:
@@ -99,7 +93,7 @@ def find_subject(model: ModelOptions | None, adapter: Path | None, precision: Pr
         if model is None:
             raise UserError("model: name one (model=mistral_7b), or an adapter=FOLDER, which knows its model")
         base = find_base(model)
-        return Subject(_stem(model.name), base, None, None, {}, precision)
+        return ModelUnderTest(_stem(model.name), base, None, None, {}, precision)
     manifest = read_manifest(adapter) or {}
     if not adapter.is_dir():
         raise UserError(f"adapter={adapter}: no such folder; python train.py prints where it wrote one")
@@ -122,19 +116,19 @@ def find_subject(model: ModelOptions | None, adapter: Path | None, precision: Pr
             f"adapter={adapter}: was trained on {trained_on['name']}{f' ({expected})' if expected else ''}, not on"
             f" {base.options.name} ({base.key}); leave model out to take its own"
         )
-    return Subject(adapter.resolve().name, base, adapter, _adapter_key(adapter), manifest, precision)
+    return ModelUnderTest(adapter.resolve().name, base, adapter, _adapter_key(adapter), manifest, precision)
 
 
 def _whole_model(
     model: ModelOptions | None, folder: Path, manifest: dict[str, Any], precision: Precision
-) -> Subject:
+) -> ModelUnderTest:
     # What full tuning writes, or a merged model.
     if not (folder / "config.json").is_file():
         raise UserError(f"adapter={folder}: holds neither an adapter nor a model")
     if model is not None:
         raise UserError(f"model={model.name}: leave it out, since adapter={folder} is a whole model")
     name = folder.parent.name + "-merged" if folder.name == "merged" else folder.resolve().name
-    return Subject(name, find_base(ModelOptions(str(folder))), None, None, manifest, precision)
+    return ModelUnderTest(name, find_base(ModelOptions(str(folder))), None, None, manifest, precision)
 
 
 def _adapter_key(adapter: Path) -> str:
@@ -146,7 +140,9 @@ def _stem(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2].lower()
 
 
-def load_subject(subject: Subject, tokenizer: PreTrainedTokenizerBase, models: Path, device: Any) -> HFLM:
+def load_lm(
+    tested: ModelUnderTest, tokenizer: PreTrainedTokenizerBase, models: Path, device: torch.device
+) -> HFLM:
     """Load the weights into lm-eval's own class, and prove that the adapter does something.
 
     Args:
@@ -155,22 +151,22 @@ def load_subject(subject: Subject, tokenizer: PreTrainedTokenizerBase, models: P
     Raises:
         UserError: for an adapter that does not fit, or changes nothing.
     """
-    source = weights_source(subject.base, models)
-    dtype = subject.precision.dtype
-    model: Any = load_model(subject.base, source, dtype=dtype, four_bit=subject.four_bit, device=device)
-    if not subject.four_bit:
+    source = weights_source(tested.base, models)
+    dtype = tested.precision.dtype
+    model: Any = load_model(tested.base, source, dtype=dtype, four_bit=tested.four_bit, device=device)
+    if not tested.four_bit:
         model = model.to(device)
-    if subject.adapter is not None:
-        model = _adapt(model, subject.adapter)
-        check_adapter(model, tokenizer, subject.adapter)
-    lm = wrap(model.eval(), tokenizer, subject)
-    if subject.precision.batch_size == "auto":
+    if tested.adapter is not None:
+        model = _adapt(model, tested.adapter)
+        check_adapter(model, tokenizer, tested.adapter)
+    lm = wrap(model.eval(), tokenizer, tested)
+    if tested.precision.batch_size == "auto":
         lm.batch_size_per_gpu = lm._detect_batch_size()
         log.info("batch_size=auto: %d prompts fit at once.", lm.batch_size_per_gpu)
     return lm
 
 
-def wrap(model: Any, tokenizer: PreTrainedTokenizerBase, subject: Subject) -> HFLM:
+def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tested: ModelUnderTest) -> HFLM:
     """lm-eval's class around a model that is loaded, or has only its shapes."""
     from lm_eval.models.huggingface import HFLM
 
@@ -179,8 +175,8 @@ def wrap(model: Any, tokenizer: PreTrainedTokenizerBase, subject: Subject) -> HF
         pretrained=model,
         backend="causal",
         tokenizer=tokenizer,
-        batch_size=subject.precision.batch_size,
-        max_length=subject.precision.max_length or subject.base.context,
+        batch_size=tested.precision.batch_size,
+        max_length=tested.precision.max_length or tested.base.context,
     )
 
 
@@ -220,13 +216,13 @@ def check_adapter(model: Any, tokenizer: PreTrainedTokenizerBase, adapter: Path)
     return changes
 
 
-def settings(lm: HFLM, subject: Subject) -> dict[str, Any]:
+def settings(lm: HFLM, tested: ModelUnderTest) -> dict[str, Any]:
     """For the record: how text became tokens and tokens became answers."""
     first = lm.tok_encode("a")
     return {
-        **subject.identity,
-        "model": subject.base.options.name,
-        "adapter_folder": None if subject.adapter is None else str(subject.adapter),
+        **tested.identity,
+        "model": tested.base.options.name,
+        "adapter_folder": None if tested.adapter is None else str(tested.adapter),
         "batch_size": lm.batch_size,
         "max_length": lm.max_length,
         "device": lm.device.type,

@@ -1,211 +1,134 @@
-"""From a request to a folder of scores."""
+"""A model and a suite become scores: found, or answered and scored."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-import time
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smart.benchmarks.offline import build_cache, content_key, data_from
-from smart.benchmarks.suites import SEEDS, LoadedSuite, Suite, chance, check_room, load_suite, run_suite
-from smart.config import UserError
-from smart.evaluation.heldout import groups_in, write_tasks
-from smart.evaluation.model_under_test import Subject, load_subject, settings, wrap
-from smart.runtime.files import atomic_folder, hash_file
-from smart.runtime.manifest import make_key, versions, write_manifest
-from smart.runtime.memory import peak_memory
-from smart.runtime.speed import measure
+from smart.benchmarks.suites import load_suite
+from smart.evaluation.config import EvaluateConfig
+from smart.evaluation.dry_run import describe_plan
+from smart.evaluation.job import EvaluationJob, prepare
+from smart.evaluation.scores import describe
+from smart.evaluation.scoring import score
+from smart.model.base import fetch as fetch_model
+from smart.runtime.files import write_atomic
+from smart.runtime.locks import locked
+from smart.runtime.logs import log_so_far
+from smart.runtime.manifest import is_made, read_manifest
+from smart.runtime.tracking import TrackedRun, track
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    import torch
 
     from smart.evaluation.cached_lm import Processes
 
-VERSION = 2
-"""Raised whenever the same request gives other scores."""
-
-THEIRS = ("results", "groups", "versions", "n-shot", "n-samples", "configs")
-"""What is kept of lm-eval's own results."""
-PACKAGES = ("lm_eval", "torch", "transformers", "peft", "datasets", "bitsandbytes")
-TOKENIZER_TEXTS = 2_000
-log = logging.getLogger(__name__)
+LOG_FILE = "evaluate.log"
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is to be scored, on what."""
+class EvaluationScores:
+    """A folder of scores."""
 
-    subject: Subject
-    suite: Suite
-    limit: int | None
-    chat_template: bool
-    benchmark_data: Path | None
-    cache: Path
-    """Folder of caches: models, answers, benchmarks."""
+    path: Path
+    summary: str = ""
+    """A table for the terminal; empty where the scores were there already."""
 
-    @property
-    def deciding(self) -> dict[str, Any]:
-        """All that decides the scores, beside the model and the data."""
-        suite = {**dataclasses.asdict(self.suite), "tasks": list(self.suite.tasks)}
-        return {
-            "suite": suite,
-            "subject": self.subject.identity,
-            "limit": self.limit,
-            "chat_template": self.chat_template,
-            "versions": versions(*PACKAGES),
-        }
-
-    @property
-    def inputs(self) -> list[str]:
-        data = [content_key(self.benchmark_data)] if self.benchmark_data else []
-        return data + ([hash_file(Path(self.suite.collection))] if self.suite.collection else [])
-
-    @property
-    def key(self) -> str:
-        return make_key(self.deciding, self.inputs, VERSION)
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What was scored, on what."""
+        return read_manifest(self.path) or {}
 
 
-def load_tasks(request: Request) -> tuple[LoadedSuite, PreTrainedTokenizerBase]:
-    """The suite with its data, and the tokenizer."""
-    suite, data = request.suite, None
-    if request.benchmark_data:
-        data = build_cache(request.benchmark_data, request.cache / "benchmarks")
-    if not suite.collection:
-        with data_from(data):
-            loaded = load_suite(suite.tasks, suite.shots)
-        return loaded, request.subject.tokenizer(lambda: _texts(loaded))
-    tokenizer = request.subject.tokenizer(list)
-    extra = write_tasks(Path(suite.collection), tokenizer, request.cache / "heldout")
-    if not data and not suite.tasks:
-        data = request.cache / "heldout" / "datasets"
-    with data_from(data):
-        return load_suite(_names(suite, groups_in(extra)), suite.shots, extra), tokenizer
-
-
-def _names(suite: Suite, groups: list[str]) -> list[str]:
-    """What a suite with a collection asks for: groups of the collection that it names, or all of them."""
-    return list(suite.tasks) if set(groups) & set(suite.tasks) else [*suite.tasks, *groups]
-
-
-def _texts(suite: LoadedSuite) -> list[str]:
-    # On which a tiny model's tokenizer is trained.
-    documents = [doc for task in suite.loaded["tasks"].values() for doc in list(task.eval_docs)[:100]]
-    return [" ".join(str(value) for value in doc.values()) for doc in documents][:TOKENIZER_TEXTS]
-
-
-def evaluate(request: Request, folder: Path, processes: Processes, device: Any) -> dict[str, Any]:
-    """Score, on as many processes as call this; the main one writes the folder and returns its results.
+def evaluate(config: EvaluateConfig) -> EvaluationScores:
+    """Score what the configuration names, or find it scored; on as many processes as call this.
 
     Raises:
         UserError: for tasks, data, a model or an adapter that cannot be used.
     """
-    from smart.evaluation.cached_lm import AnswerStore, BatchedLM
-    from smart.evaluation.scores import samples_table, summarize, task_hashes, write_scores
-
-    started = time.monotonic()
-    suite, tokenizer = load_tasks(request)
-    check_room(suite, request.subject.precision.max_length)
-    inner = load_subject(request.subject, tokenizer, request.cache / "models", device)
-    used = settings(inner, request.subject)
-    answers = request.cache / "answers" / make_key({**used, "versions": versions(*PACKAGES)}, [], VERSION)
-    lm = BatchedLM(inner, AnswerStore(answers, f"{request.key[:8]}-{processes.rank}"), processes)
-    loaded = time.monotonic()
-    results = run_suite(lm, suite, request.limit, request.chat_template)
-    samples = samples_table(results.pop("samples"))
-    if lm.tally.truncated:
-        lost, asked, room = (f"{n:,}" for n in (lm.tally.truncated, lm.tally.requests, inner.max_length))
-        log.warning("%s of %s prompts are longer than %s tokens and lost their left part.", lost, asked, room)
-    content = {
-        **{key: results.get(key, {}) for key in THEIRS},
-        "scores": summarize(samples, suite.parts, results["results"], _categories(suite), chance(suite)),
-        "parts": suite.parts,
-        "task_hashes": task_hashes(samples),
-        "model": used,
-        "chat_template": request.chat_template,
-        "requests": dataclasses.asdict(lm.tally),
-        "seeds": SEEDS,
-        "packages": versions(*PACKAGES),
-        "seconds": {"load": round(loaded - started, 2), "all": round(time.monotonic() - started, 2)},
-    }
-    if processes.rank == 0:
-        with atomic_folder(folder) as draft:
-            write_scores(draft, samples, content)
-            write_manifest(draft, _manifest(request, content))
-    return content
+    rank = int(os.environ.get("RANK", 0))
+    if rank > 0:
+        logging.getLogger().setLevel(logging.ERROR)
+    job = prepare(config)
+    name = f"{job.model.name}-{job.suite.name}-{job.key[:8]}"
+    folder = config.output or config.output_root / "scores" / name
+    with locked(folder.with_name(f".{folder.name}.lock")) if rank == 0 else contextlib.nullcontext():
+        if is_made(folder, job.key, "scores", config.overwrite):
+            return EvaluationScores(folder)
+        return EvaluationScores(folder, _score_and_track(job, folder))
 
 
-def _categories(suite: LoadedSuite) -> dict[str, str]:
-    found = {name: (task.get_config("metadata") or {}) for name, task in suite.loaded["tasks"].items()}
-    return {name: data["category"] for name, data in found.items() if "category" in data}
+def plan(config: EvaluateConfig) -> str:
+    """What the evaluation would answer and cost, as text; loads no weights."""
+    return describe_plan(prepare(config))
 
 
-def _manifest(request: Request, content: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "kind": "scores",
-        "key": request.key,
-        "inputs": request.inputs,
-        "config": request.deciding,
-        "model": content["model"],
-        "adapter": {key: request.subject.manifest.get(key) for key in ("key", "mixture", "config")},
-        "counts": content["requests"],
-        "seconds": content["seconds"],
-        "peak_memory": peak_memory(),
-    }
-
-
-def plan(request: Request) -> str:
-    """What a run would answer and cost, from the tokens of all its prompts; loads no weights."""
-    from smart.evaluation.cached_lm import CountingLM
-
-    suite, tokenizer = load_tasks(request)
-    model = request.subject.base.skeleton()
-    lm = CountingLM(wrap(model, tokenizer, request.subject))
-    results = run_suite(lm, suite, request.limit, request.chat_template)
-    items = sum(counts["effective"] for counts in results["n-samples"].values())
-    tally = lm.tally
-    weights = sum(weight.numel() for weight in model.parameters())
-    precision = request.subject.precision
-    speed, at_once = measure(precision.dtype), precision.batch_size if precision.batch_size != "auto" else 8
-    calls = tally.new_tokens / int(at_once)
-    width = 4 if precision.dtype == "float32" else 2
-    seconds = speed.start + speed.reading(weights, tally.input_tokens)
-    seconds += speed.call * tally.requests / int(at_once)
-    seconds += speed.writing(weights, calls, int(at_once), width)
-    lines = {
-        "items": f"{items:,} of {len(suite.loaded['tasks'])} tasks; {tally.requests:,} requests",
-        "tokens": f"{tally.input_tokens:,} read, at most {tally.new_tokens:,} generated",
-        "truncated": f"{tally.truncated:,} prompts longer than the model's context",
-        "time": f"about {_duration(seconds)}, good for a factor of two ({speed.name})",
-    }
-    head = f"Plan: suite {request.suite.name} on {request.subject.name}"
-    return "\n".join([head, *(f"  {name:<10} {value}" for name, value in lines.items())])
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def fetch(request: Request) -> None:
+def fetch(config: EvaluateConfig) -> None:
     """Download the model and the data of the tasks, for machines without a network."""
-    from smart.model.base import fetch as fetch_model
-
-    fetch_model(request.subject.base)
-    if not request.benchmark_data and not request.suite.collection:
-        load_suite(request.suite.tasks, request.suite.shots)
+    fetch_model(prepare(config).model.base)
+    if not config.benchmark_data and not config.suite.collection:
+        load_suite(config.suite.tasks, config.suite.shots)
 
 
-def check_device(request: Request, device: Any) -> None:
-    """Refuse what cannot work here.
+def _score_and_track(job: EvaluationJob, folder: Path) -> str:
+    """Score, and log to Weights & Biases; returns the table of scores as text."""
+    config, before = job.config, job.model.manifest
+    processes, device = _processes()
+    if config.threads:
+        import torch
 
-    Raises:
-        UserError: for an automatic batch size where no memory limit can be found.
-    """
-    if request.subject.precision.batch_size == "auto" and device.type == "cpu":
-        raise UserError(
-            "batch_size=auto: needs a GPU, whose memory it fills; give a number, such as batch_size=8"
+        torch.set_num_threads(config.threads)
+    flat = {f"select.{key}": value for key, value in before.get("mixture", {}).get("config", {}).items()}
+    flat |= {f"train.{key}": value for key, value in before.get("config", {}).items()}
+    flat |= {f"evaluate.{key}": value for key, value in config.composed.values.items()}
+    with _tracked(config, folder, flat, before.get("mixture", {}).get("name"), processes.rank) as tracked:
+        results = score(job, folder, processes, device)
+        tracked.summary(
+            {_metric(row): row["macro"]["value"] for row in results["scores"] if "micro" not in row}
         )
+        tracked.summary({_metric(row): row["micro"]["value"] for row in results["scores"] if "micro" in row})
+        tracked.artifact(folder, "scores", {"key": job.key})
+    if processes.rank == 0:
+        write_atomic(folder / LOG_FILE, log_so_far())
+    return describe(results["scores"])
+
+
+@contextlib.contextmanager
+def _tracked(
+    config: EvaluateConfig, folder: Path, flat: dict[str, Any], mixture: str | None, rank: int
+) -> Iterator[TrackedRun]:
+    if rank > 0:
+        yield TrackedRun()
+        return
+    tracker = dataclasses.replace(config.tracker, group=config.tracker.group or mixture)
+    wandb = config.output_root / "wandb"
+    with track(tracker, job_type="evaluate", name=folder.name, config=flat, folder=wandb) as run:
+        yield run
+
+
+def _metric(row: dict[str, Any]) -> str:
+    """eval/mmlu/acc; a filter is named where there is one."""
+    name = row["metric"] if row["filter"] == "none" else f"{row['metric']}_{row['filter']}"
+    return f"eval/{row['part']}/{name.replace('-', '_')}"
+
+
+def _processes() -> tuple[Processes, torch.device]:
+    """The processes that torchrun or accelerate started, and what this one computes on."""
+    import torch
+
+    from smart.evaluation.cached_lm import Processes
+
+    gpu = torch.cuda.is_available()
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Processes(), torch.device("cuda" if gpu else "cpu")
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not gpu)
+    return Processes(state.process_index, state.num_processes), state.device

@@ -10,11 +10,17 @@ import numpy as np
 
 from smart.experiment.estimate import TOKENS, Estimate, Texts, estimate
 from smart.experiment.grid import heading, shown
-from smart.experiment.run_graph import FOLDERS, Cell, Run, Study
-from smart.experiment.status import Ledger, State, is_done, manifest_of
+from smart.experiment.run_graph import FOLDERS, Cell, StageRun, Study
+from smart.experiment.status import RunLog, Status, is_done, manifest_of
 from smart.runtime.speed import A100, Speed
 
-_MARK = {State.DONE: "x", State.WAITING: " ", State.FAILED: "!", State.INFEASIBLE: "-", State.STOPPED: "-"}
+_MARK = {
+    Status.DONE: "x",
+    Status.WAITING: " ",
+    Status.FAILED: "!",
+    Status.INFEASIBLE: "-",
+    Status.STOPPED: "-",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,9 @@ class Basis:
         )
 
 
-def outlook(study: Study, ledger: Ledger, infeasible: Mapping[str, str], basis: Basis | None = None) -> str:
+def describe_plan(
+    study: Study, run_log: RunLog, infeasible: Mapping[str, str], basis: Basis | None = None
+) -> str:
     """A page of text.
 
     Args:
@@ -44,9 +52,9 @@ def outlook(study: Study, ledger: Ledger, infeasible: Mapping[str, str], basis: 
         basis: of estimates; None: one A100, and no rows known.
     """
     basis = basis or Basis()
-    states = known_states(study, ledger, infeasible)
+    states = known_statuses(study, run_log, infeasible)
     cells = [_cell_state(cell, states) for cell in study.cells]
-    counts = ", ".join(f"{cells.count(state)} {state}" for state in State if state in cells)
+    counts = ", ".join(f"{cells.count(state)} {state}" for state in Status if state in cells)
     lines = [
         f"Plan: table {study.grid.name}, {len(study.cells)} cells ({counts}), {len(study.runs)} runs of stages",
         "",
@@ -60,22 +68,22 @@ def outlook(study: Study, ledger: Ledger, infeasible: Mapping[str, str], basis: 
     return "\n".join(lines)
 
 
-def known_states(study: Study, ledger: Ledger, infeasible: Mapping[str, str]) -> dict[str, State]:
+def known_statuses(study: Study, run_log: RunLog, infeasible: Mapping[str, str]) -> dict[str, Status]:
     """Of each run, with what is known before it is tried."""
-    states: dict[str, State] = {}
+    states: dict[str, Status] = {}
     for run in study.runs:
-        state = ledger.state(run)
-        if state is not State.DONE and run.id in infeasible:
-            state = State.INFEASIBLE
-        if run.source and states[run.source.id] in (State.FAILED, State.INFEASIBLE, State.STOPPED):
-            state = State.STOPPED
+        state = run_log.state(run)
+        if state is not Status.DONE and run.id in infeasible:
+            state = Status.INFEASIBLE
+        if run.source and states[run.source.id] in (Status.FAILED, Status.INFEASIBLE, Status.STOPPED):
+            state = Status.STOPPED
         states[run.id] = state
     return states
 
 
-def _cell_state(cell: Cell, states: Mapping[str, State]) -> State:
+def _cell_state(cell: Cell, states: Mapping[str, Status]) -> Status:
     found = [states[run.id] for run in cell.runs]
-    return next((state for state in (State.FAILED, State.INFEASIBLE) if state in found), found[-1])
+    return next((state for state in (Status.FAILED, Status.INFEASIBLE) if state in found), found[-1])
 
 
 def _shared(study: Study) -> list[str]:
@@ -83,22 +91,17 @@ def _shared(study: Study) -> list[str]:
     selections = [run for run in study.runs if run.stage == "select"]
     if not selections:
         return []
-    pools = {pool_of(run) for run in selections}
-    orders = {pool_of(run, ("instance_fn",)) for run in selections}
+    configs = [study.configs[run.id] for run in selections]
+    vectors = {config.vectors for config in configs if config.vectors}
+    orders = {config.orderings for config in configs if config.orderings}
     return [
-        f"  shared by {len(selections)} selections: embeddings of {len(pools)} pool(s),"
+        f"  shared by {len(selections)} selections: embeddings of {len(vectors)} pool(s),"
         f" {len(orders)} set(s) of orderings (made once, whatever the budget)",
     ]
 
 
-def pool_of(run: Run, more: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """What decides the vectors of a selection."""
-    keys = ("collection", "encoder", "tokenizer", "max_length", *more)
-    return tuple(sorted(o for o in run.overrides if o.partition("=")[0].split(".")[0] in keys))
-
-
 def _branch(
-    study: Study, run: Run, states: Mapping[str, State], infeasible: Mapping[str, str], depth: int
+    study: Study, run: StageRun, states: Mapping[str, Status], infeasible: Mapping[str, str], depth: int
 ) -> list[str]:
     users = study.users(run)
     shared = f"  for {users} cells" if users > 1 else ""
@@ -124,13 +127,13 @@ class Cost:
     """From the runs of this study that are done; otherwise by estimate()."""
 
 
-def costs(study: Study, states: Mapping[str, State], basis: Basis) -> dict[str, Cost]:
+def costs(study: Study, states: Mapping[str, Status], basis: Basis) -> dict[str, Cost]:
     """Of each stage."""
     found = {}
     for stage in FOLDERS:
         runs = [run for run in study.runs if run.stage == stage]
-        done = [run for run in runs if states[run.id] is State.DONE]
-        left = [run for run in runs if states[run.id] in (State.WAITING, State.FAILED)]
+        done = [run for run in runs if states[run.id] is Status.DONE]
+        left = [run for run in runs if states[run.id] in (Status.WAITING, Status.FAILED)]
         here, there = ([_guess(study, run, basis, speed) for run in left] for speed in (basis.speed, A100))
         seconds, size = _total([guess.seconds for guess in here]), _total([guess.bytes for guess in here])
         if done:
@@ -143,9 +146,9 @@ def costs(study: Study, states: Mapping[str, State], basis: Basis) -> dict[str, 
     return found
 
 
-def _guess(study: Study, run: Run, basis: Basis, speed: Speed) -> Estimate:
-    source = study.configs[run.source.id] if run.source else None
-    return estimate(run.stage, study.configs[run.id], source, speed, basis.texts.get(run.id))
+def _guess(study: Study, run: StageRun, basis: Basis, speed: Speed) -> Estimate:
+    source = study.config(run.source) if run.source else None
+    return estimate(run.stage, study.config(run), source, speed, basis.texts.get(run.id))
 
 
 def _total(values: list[float | None]) -> float | None:
@@ -157,7 +160,7 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _seconds(run: Run) -> float:
+def _seconds(run: StageRun) -> float:
     seconds = manifest_of(run).get("seconds", 0)
     if isinstance(seconds, Mapping):
         return float(seconds.get("all", sum(seconds.values())))
@@ -177,7 +180,7 @@ def spent(study: Study) -> list[list[str]]:
     return lines
 
 
-def _costs(study: Study, states: Mapping[str, State], basis: Basis) -> list[str]:
+def _costs(study: Study, states: Mapping[str, Status], basis: Basis) -> list[str]:
     lines = [f"  {'stage':<10}{'left':>6}{'time':>12}{'GPU-hours':>11}{'disk':>12}"]
     for stage, cost in costs(study, states, basis).items():
         time = "?" if cost.seconds is None else _time(cost.seconds)

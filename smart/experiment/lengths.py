@@ -13,6 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smart.experiment.estimate import Texts
+from smart.experiment.run_graph import Study
+from smart.experiment.status import is_done
+from smart.selection import SelectConfig
+from smart.selection.pool import Pool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,3 +97,36 @@ def _load(model: tuple[tuple[str, Any], ...], texts: tuple[str, ...]) -> PreTrai
     from smart.model import ModelOptions, find_base, load_tokenizer
 
     return load_tokenizer(find_base(ModelOptions(**dict(model))), lambda: list(texts))
+
+
+def known_texts(
+    study: Study, pools: Mapping[str, tuple[SelectConfig, Pool]], heldout: pa.Table | None
+) -> dict[str, Texts]:
+    """Id of each run → the rows that it reads, where they lie here or cost little to make.
+
+    Args:
+        pools: id of a selection → its options and pool.
+        heldout: unseen tasks of the evaluations.
+    """
+    found: dict[str, Texts] = {}
+    known: dict[str, Texts] = {}
+    ordered: set[str | None] = {None}  # what is drawn without vectors is made at once
+    for run in study.runs:
+        model = (
+            study.config(run).get("model")
+            or (study.config(run.source) if run.source else {}).get("model")
+            or {}
+        )
+        if run.stage == "select" and run.id in pools:
+            orders = study.configs[run.id].orderings
+            sizes = np.diff(pools[run.id][1].groups.offsets).tolist()
+            found[run.id] = Texts(sizes, made=orders in ordered)
+            ordered.add(orders)
+        elif run.stage == "train" and run.source and is_done(run.source):
+            name = repr([run.source.id, model])
+            known[name] = known.get(name) or mixture_texts(run.source.folder, model)
+            found[run.id] = known[name]
+        elif run.stage == "evaluate" and heldout is not None:
+            known[repr(model)] = known.get(repr(model)) or heldout_texts(heldout, model)
+            found[run.id] = known[repr(model)]
+    return found

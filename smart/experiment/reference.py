@@ -26,7 +26,7 @@ class Published:
         )
 
 
-def read_reference(path: str | None, grid: Grid) -> list[Published]:
+def read_reference(path: Path | None, grid: Grid) -> list[Published]:
     """Read a CSV with the columns metric (such as mmlu/acc), value, source, and any keys of the grid.
 
     Raises:
@@ -35,7 +35,7 @@ def read_reference(path: str | None, grid: Grid) -> list[Published]:
     if path is None:
         return []
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
     except OSError as error:
         raise UserError(f"reference={path}: cannot be read ({error.strerror})") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from smart.evaluation.metrics import FEWEST_TASKS, UNSEEN, Metric
 from smart.experiment.grid import Grid, heading, shown
 from smart.experiment.reference import Published, find_reference
-from smart.experiment.table import SPREAD, Entry, Row
+from smart.experiment.table import SPREAD, Entry, TableRow
 
 SIZES = ("rows", "tokens", "supervised tokens", "steps")
 SPENT = ("stage", "runs", "hours, one after the other", "most memory")
@@ -21,7 +21,7 @@ class Table:
     title: str
     grid: Grid
     metrics: Sequence[Metric]
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
     notes: Sequence[str]
     published: Sequence[Published] = ()
     spent: Sequence[Sequence[str]] = ()
@@ -36,27 +36,27 @@ class Table:
             *SIZES,
         ]
 
-    def line(self, row: Row) -> list[str]:
+    def line(self, row: TableRow) -> list[str]:
         """A row's cells as text, without marks."""
         scores = [_score(entry) if entry else "" for entry in row.entries] or [""] * len(self.metrics)
         if row.state != "done" and scores:
             scores[0] = f"{scores[0]} ({row.state})".strip()
         return [*self.labels(row), *scores, *self.references(row), *self.sizes(row)]
 
-    def labels(self, row: Row) -> list[str]:
+    def labels(self, row: TableRow) -> list[str]:
         named = [shown(key, row.values[key]) if key in row.values else "" for key in self.grid.axes]
         if row.block is None:
             place = next((at for at, text in enumerate(named) if not text), len(named) - 1)
             named[place : place + 1] = [f"{named[place]} untuned".strip()] if named else []
         return named or ["untuned" if row.block is None else self.grid.name]
 
-    def references(self, row: Row) -> list[str]:
+    def references(self, row: TableRow) -> list[str]:
         if not self.published:
             return []
         found = [(metric, find_reference(self.published, row.values, metric)) for metric in self.metrics]
         return ["; ".join(f"{metric.name} {one.value} [{one.source}]" for metric, one in found if one)]
 
-    def sizes(self, row: Row) -> list[str]:
+    def sizes(self, row: TableRow) -> list[str]:
         return [
             f"{row.sizes[key]:,.0f}{' !' if key in row.flagged else ''}" if key in row.sizes else ""
             for key in SIZES
@@ -105,7 +105,7 @@ def markdown(table: Table) -> str:
     """The table and its comparisons."""
     first = len(table.grid.axes) or 1
 
-    def marked(row: Row) -> list[str]:
+    def marked(row: TableRow) -> list[str]:
         line = table.line(row)
         for place, entry in enumerate(row.entries):
             if entry and entry.best:
@@ -153,7 +153,7 @@ def latex(table: Table) -> str:
     """A booktabs table; needs \\usepackage{booktabs}."""
     first, columns = len(table.grid.axes) or 1, len(table.head())
 
-    def marked(row: Row) -> str:
+    def marked(row: TableRow) -> str:
         line = [cell.translate(_TEX) for cell in table.line(row)]
         for place, entry in enumerate(row.entries):
             if entry and entry.best:

@@ -15,9 +15,9 @@ import numpy as np
 
 from smart.experiment.dry_run import describe
 from smart.experiment.render import DIFFERENCES, SPENT, Table, differences
-from smart.experiment.run_graph import COMMANDS, Cell, Run, Study
-from smart.experiment.status import Ledger, State, cell_state, manifest_of
-from smart.experiment.table import Entry, Row
+from smart.experiment.run_graph import COMMANDS, Cell, StageRun, Study
+from smart.experiment.status import RunLog, Status, cell_status, manifest_of
+from smart.experiment.table import Entry, TableRow
 from smart.experiment.table_figures import Drawing, mixtures, read_tasks
 from smart.runtime.plot_style import COLOURS
 
@@ -38,15 +38,15 @@ class TaskMap:
 
 def report(
     study: Study,
-    ledger: Ledger,
+    run_log: RunLog,
     table: Table,
     drawings: Sequence[Drawing],
     task_map: TaskMap | None,
     command: str,
 ) -> str:
     """The page as text."""
-    states = [cell_state(cell, ledger) for cell in study.cells]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in State if state in states)
+    states = [cell_status(cell, run_log) for cell in study.cells]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in Status if state in states)
     against = differences(table)
     parts = [
         f'<p class="soft">{len(study.cells)} cells: {counts}. Made again, or completed, by:</p>{_code(command)}',
@@ -58,7 +58,7 @@ def report(
         f"<h2>What it took</h2>{_plain(SPENT, table.spent)}" if table.spent else "",
         "<h2>Figures</h2>" + "".join(map(_figure, drawings)) if drawings else "",
         _map(study, task_map) if task_map else "",
-        "<h2>Cells</h2>" + "".join(_cell(cell, study, ledger) for cell in study.cells),
+        "<h2>Cells</h2>" + "".join(_cell(cell, study, run_log) for cell in study.cells),
     ]
     page = Template(resources.files("smart.experiment").joinpath("report.html").read_text(encoding="utf-8"))
     return page.substitute(title=escape(table.title), body="\n".join(filter(None, parts)))
@@ -77,7 +77,7 @@ def _scores(table: Table) -> str:
     return f"<table><tr>{''.join(head)}</tr>{''.join(lines)}</table>"
 
 
-def _row(table: Table, row: Row, first: int) -> str:
+def _row(table: Table, row: TableRow, first: int) -> str:
     cells = []
     for place, text in enumerate(table.line(row)):
         column = place - first
@@ -152,20 +152,20 @@ def _scaled(values: np.ndarray, length: int) -> np.ndarray:
     return _EDGE + (values - values.min()) / spread * (length - 2 * _EDGE)
 
 
-def _cell(cell: Cell, study: Study, ledger: Ledger) -> str:
-    state = cell_state(cell, ledger)
-    inner = "".join(_run(run, ledger) for run in cell.runs)
+def _cell(cell: Cell, study: Study, run_log: RunLog) -> str:
+    state = cell_status(cell, run_log)
+    inner = "".join(_run(run, run_log) for run in cell.runs)
     return (
         f'<details><summary><span class="state {state}">{state}</span> {escape(describe(cell, study))}</summary>'
         f"{inner}</details>"
     )
 
 
-def _run(run: Run, ledger: Ledger) -> str:
-    state, manifest = ledger.state(run), manifest_of(run)
+def _run(run: StageRun, run_log: RunLog) -> str:
+    state, manifest = run_log.state(run), manifest_of(run)
     key = f", manifest key <code>{escape(str(manifest['key']))}</code>" if "key" in manifest else ""
-    failed = state in (State.FAILED, State.INFEASIBLE)
-    tail = f"<p>Its log ends with:</p>{_code(ledger.tail(run))}" if failed else ""
+    failed = state in (Status.FAILED, Status.INFEASIBLE)
+    tail = f"<p>Its log ends with:</p>{_code(run_log.tail(run))}" if failed else ""
     return (
         f'<p>{run.stage}: {state}{key}<br><span class="soft">{escape(str(run.folder))}</span></p>'
         f"{_code(f'{COMMANDS[run.stage]} {shlex.join(run.arguments())}')}{tail}"

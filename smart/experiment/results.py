@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from smart.config import deciding
 from smart.evaluation.metrics import Scores
+from smart.experiment.config import ReproduceConfig
 from smart.experiment.dry_run import spent
 from smart.experiment.grid import heading
 from smart.experiment.reference import read_reference
@@ -14,39 +16,39 @@ from smart.experiment.render import Table, as_csv, latex, markdown
 from smart.experiment.report import TaskMap, report
 from smart.experiment.run_graph import Cell, Study
 from smart.experiment.scores import count, read_all, shared_metrics
-from smart.experiment.status import Ledger, State, cell_state, is_done, manifest_of
+from smart.experiment.status import RunLog, Status, cell_status, is_done, manifest_of
 from smart.experiment.table import Material, make_rows
 from smart.experiment.table_figures import draw_figures
-from smart.runtime.files import atomic_folder, write_atomic
+from smart.runtime.files import atomic_folder, hash_file, write_atomic
 from smart.runtime.manifest import make_key, write_manifest
 
 VERSION = 1
 
 
-def read_table(study: Study, ledger: Ledger, plain: Mapping[str, Any]) -> Table:
+def read_table(study: Study, run_log: RunLog, config: ReproduceConfig) -> Table:
     """The table of what is done.
 
     Raises:
         UserError: for unknown metrics, a reference file that cannot be used, or scores of other questions.
     """
     grid = study.grid
-    published = read_reference(plain["reference"], grid)
+    published = read_reference(config.reference, grid)
     scores = read_all({cell.last.id: cell.last.folder for cell in study.cells if is_done(cell.last)})
-    metrics = shared_metrics(list(scores.values()), plain["metrics"])
+    metrics = shared_metrics(list(scores.values()), config.metrics)
     rows: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in study.cells:
         rows.setdefault((cell.seed is None, repr(cell.values)), []).append(cell)
-    materials = [_material(cells, ledger, scores) for cells in rows.values()]
-    title = plain["title"] or grid.name
+    materials = [_material(cells, run_log, scores) for cells in rows.values()]
+    title = config.title or grid.name
     return Table(
         title, grid, metrics, make_rows(grid, materials, metrics), _notes(study), published, spent(study)
     )
 
 
-def _material(cells: list[Cell], ledger: Ledger, scores: Mapping[str, Scores]) -> Material:
+def _material(cells: list[Cell], run_log: RunLog, scores: Mapping[str, Scores]) -> Material:
     done = [cell for cell in cells if cell.last.id in scores]
-    states = [cell_state(cell, ledger) for cell in cells]
-    missing = list(dict.fromkeys(state for state in states if state is not State.DONE))
+    states = [cell_status(cell, run_log) for cell in cells]
+    missing = list(dict.fromkeys(state for state in states if state is not Status.DONE))
     state = (
         f"{len(done)} of {len(cells)} seeds; {', '.join(missing)}" if missing and done else ", ".join(missing)
     )
@@ -71,30 +73,38 @@ def _notes(study: Study) -> list[str]:
 
 
 def write_results(
-    folder: Path, study: Study, ledger: Ledger, table: Table, task_map: TaskMap | None, command: str
+    folder: Path,
+    study: Study,
+    run_log: RunLog,
+    table: Table,
+    task_map: TaskMap | None,
+    config: ReproduceConfig,
 ) -> None:
     """Write table.md, table.tex, table.csv, figures/ and report.html; the manifest last."""
     inputs = [manifest_of(cell.last)["key"] for cell in study.cells if is_done(cell.last)]
-    config = {"axes": study.grid.axes, "fixed": study.grid.fixed, "seeds": list(study.grid.seeds)}
-    config |= {"baseline": study.grid.baseline, "title": table.title, "command": command}
+    command = config.command()
+    asked_for = {"axes": study.grid.axes, "fixed": study.grid.fixed, "seeds": list(study.grid.seeds)}
+    asked_for |= {"baseline": study.grid.baseline, "title": table.title, "command": command}
+    asked_for |= deciding(config)
+    inputs += [hash_file(config.reference)] if config.reference else []
     with atomic_folder(folder) as draft:
         figures = draw_figures(draft / "figures", study, table)
         for name, text in {"md": markdown(table), "tex": latex(table), "csv": as_csv(table)}.items():
             write_atomic(draft / f"table.{name}", text)
-        write_atomic(draft / "report.html", report(study, ledger, table, figures, task_map, command))
+        write_atomic(draft / "report.html", report(study, run_log, table, figures, task_map, command))
         manifest = {
             "kind": "table",
-            "key": make_key(config, inputs, VERSION),
+            "key": make_key(asked_for, inputs, VERSION),
             "inputs": inputs,
-            "config": config,
+            "config": asked_for,
         }
-        write_manifest(draft, {**manifest, "cells": [_cell(cell, ledger) for cell in study.cells]})
+        write_manifest(draft, {**manifest, "cells": [_cell(cell, run_log) for cell in study.cells]})
 
 
-def _cell(cell: Cell, ledger: Ledger) -> dict[str, Any]:
+def _cell(cell: Cell, run_log: RunLog) -> dict[str, Any]:
     runs = [
         {"stage": run.stage, "folder": str(run.folder), "key": manifest_of(run).get("key")}
         for run in cell.runs
     ]
     values = {heading(key): value for key, value in cell.values.items()}
-    return {"values": values, "seed": cell.seed, "state": str(cell_state(cell, ledger)), "runs": runs}
+    return {"values": values, "seed": cell.seed, "state": str(cell_status(cell, run_log)), "runs": runs}

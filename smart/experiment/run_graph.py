@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smart.config import Problems
+from smart.config import Problems, asked
 from smart.experiment.grid import Grid, Values, overrides_of, spell
+from smart.experiment.stage_configs import CONFIGS, ComposeStage, StageConfig
 from smart.runtime.files import ContentHashes
 from smart.runtime.manifest import make_key
 
@@ -18,35 +19,17 @@ FOLDERS = {"select": "mixtures", "train": "adapters", "evaluate": "scores"}
 INPUTS = {"train": "mixture", "evaluate": "adapter"}
 COMMANDS = {stage: f"python {stage}.py" for stage in FOLDERS}
 
-_FREE = {
-    *("output", "output_root", "threads", "plan", "fetch_only", "overwrite", "tracker"),
-    *("save_steps", "eval_steps", "keep_checkpoints", "merge", "launch", "num_processes"),
-}
-"""Keys that decide no result."""
 _EQUAL = ("max_length", "batch_size", "epochs", "max_steps", "tuning.schedule", "tuning.warmup")
 
 
 @dataclass(frozen=True)
-class Composed:
-    """A stage's configuration, as its command would compose it."""
-
-    config: dict[str, Any]
-    choices: dict[str, str]
-    drawn: bool = False
-    """Whether the stage draws its rows at random, so that its seed matters."""
-
-
-Compose = Callable[[str, tuple[str, ...]], Composed]
-
-
-@dataclass(frozen=True)
-class Run:
+class StageRun:
     """One run of one stage."""
 
     stage: str
     overrides: tuple[str, ...]
     """What the grid says of it, as on the command line."""
-    source: Run | None
+    source: StageRun | None
     """The run whose folder it reads."""
     folder: Path
     key: str
@@ -71,14 +54,14 @@ class Cell:
     """A row of the table under one seed."""
 
     values: Values
-    """What varies alone."""
+    """The values that vary, without the fixed ones."""
     seed: int | None
     """None: a model that was not tuned."""
-    runs: tuple[Run, ...]
+    runs: tuple[StageRun, ...]
     """Selection, training, evaluation; evaluation alone for a model that was not tuned."""
 
     @property
-    def last(self) -> Run:
+    def last(self) -> StageRun:
         return self.runs[-1]
 
 
@@ -89,23 +72,27 @@ class Study:
     grid: Grid
     cells: tuple[Cell, ...]
     drawn: dict[str, bool]
-    """Of each selection's id: whether the seed varies it."""
-    configs: dict[str, dict[str, Any]]
-    """Of each run's id: its stage's configuration."""
+    """Id of each selection → whether the seed varies it."""
+    configs: dict[str, StageConfig]
+    """Id of each run → its stage's configuration."""
+
+    def config(self, run: StageRun) -> dict[str, Any]:
+        """The configuration of a run, as composed."""
+        return self.configs[run.id].config
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[StageRun]:
         found = {run.id: run for cell in self.cells for run in cell.runs}
         return sorted(found.values(), key=lambda run: list(FOLDERS).index(run.stage))
 
-    def users(self, run: Run) -> int:
+    def users(self, run: StageRun) -> int:
         """How many cells need it."""
         return sum(run in cell.runs for cell in self.cells)
 
 
 def build(
     grid: Grid,
-    compose: Compose,
+    compose: ComposeStage,
     root: Path,
     versions: Mapping[str, int],
     content: ContentHashes | None = None,
@@ -123,7 +110,7 @@ def build(
     maker = _Maker(compose, root, versions, content or ContentHashes())
     cells: list[Cell] = []
     drawn: dict[str, bool] = {}
-    trained: dict[str, Composed] = {}
+    trained: dict[str, StageConfig] = {}
     for row in grid.rows():
         values = {**grid.fixed, **row}
         for seed in grid.seeds:
@@ -153,7 +140,7 @@ def _untuned(grid: Grid, maker: _Maker) -> list[Cell]:
     return list(found.values())
 
 
-def _check_equal(trained: Sequence[Composed]) -> None:
+def _check_equal(trained: Sequence[StageConfig]) -> None:
     """Cells of one table share model context, examples per optimiser step, epochs and schedule.
 
     Raises:
@@ -163,12 +150,12 @@ def _check_equal(trained: Sequence[Composed]) -> None:
     for key in _EQUAL:
         found = list(dict.fromkeys(spell(_setting(one, key)) for one in trained))
         if len(found) > 1:
-            way_out = "set train.max_length for all" if key == "max_length" else "make one table for each"
-            problems.add(f"train.{key}", ", ".join(found), "differs between cells of one table", way_out)
+            hint = "set train.max_length for all" if key == "max_length" else "make one table for each"
+            problems.add(f"train.{key}", ", ".join(found), "differs between cells of one table", hint)
     problems.raise_if_any()
 
 
-def _setting(composed: Composed, key: str) -> Any:
+def _setting(composed: StageConfig, key: str) -> Any:
     value: Any = composed.config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -179,20 +166,20 @@ def _setting(composed: Composed, key: str) -> Any:
 
 @dataclass(frozen=True)
 class _Maker:
-    compose: Compose
+    compose: ComposeStage
     root: Path
     versions: Mapping[str, int]
     content: ContentHashes
-    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    configs: dict[str, StageConfig] = field(default_factory=dict)
 
-    def select(self, values: Values, seed: int) -> tuple[Run, bool]:
+    def select(self, values: Values, seed: int) -> tuple[StageRun, bool]:
         overrides = overrides_of("select", values)
         drawn = self.compose("select", overrides).drawn and "select.seed" not in values
         return self.make("select", (*overrides, f"seed={seed}") if drawn else overrides, None), drawn
 
-    def make(self, stage: str, overrides: tuple[str, ...], source: Run | None) -> Run:
+    def make(self, stage: str, overrides: tuple[str, ...], source: StageRun | None) -> StageRun:
         composed = self.compose(stage, overrides)
-        config = {key: value for key, value in composed.config.items() if key not in _FREE}
+        config = asked(CONFIGS[stage], composed.config)
         inputs = [source.key] if source else []
         key = make_key(
             {"stage": stage, **config, "files": _files(config, self.root, self.content)},
@@ -200,12 +187,12 @@ class _Maker:
             self.versions.get(stage, 0),
         )
         folder = self.root / FOLDERS[stage] / f"{_stem(stage, composed, source)}-{key[:8]}"
-        run = Run(stage, overrides, source, folder, key)
-        self.configs[run.id] = composed.config
+        run = StageRun(stage, overrides, source, folder, key)
+        self.configs[run.id] = composed
         return run
 
 
-def _stem(stage: str, composed: Composed, source: Run | None) -> str:
+def _stem(stage: str, composed: StageConfig, source: StageRun | None) -> str:
     """What a person looks for in a list of folders; the same from every grid that needs the run."""
     config, choices = composed.config, composed.choices
     parts = [source.name.rpartition("-")[0]] if source else []

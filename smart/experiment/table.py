@@ -51,7 +51,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     values: Values
     block: tuple[str, ...] | None
     """None: a model that was not tuned, which does not compete."""
@@ -80,10 +80,10 @@ class Material:
 
 def make_rows(
     grid: Grid, materials: Sequence[Material], metrics: Sequence[Metric], seed: int = 23
-) -> list[Row]:
+) -> list[TableRow]:
     """Every row with its entries, comparisons and marks."""
     rows = [
-        Row(
+        TableRow(
             values=material.values,
             block=grid.block(material.values) if material.tuned else None,
             baseline=material.tuned and grid.is_baseline(material.values),
@@ -115,8 +115,8 @@ def _mean_sizes(sizes: Sequence[dict[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([one[key] for one in sizes])) for key in sizes[0]} if sizes else {}
 
 
-def _flag(rows: Sequence[Row]) -> list[Row]:
-    def spread(row: Row, key: str) -> float:
+def _flag(rows: Sequence[TableRow]) -> list[TableRow]:
+    def spread(row: TableRow, key: str) -> float:
         found = [other.sizes[key] for other in rows if other.block == row.block and key in other.sizes]
         return float((max(found) - min(found)) / np.mean(found)) if any(found) else 0.0
 
@@ -154,7 +154,7 @@ class _Differ:
         return group_difference(a, b, column.average, seed=self._seed)
 
 
-def _baselines(rows: Sequence[Row]) -> dict[int, int]:
+def _baselines(rows: Sequence[TableRow]) -> dict[int, int]:
     """Each competing row's place → its baseline's."""
     by_block = {row.block: place for place, row in enumerate(rows) if row.baseline}
     return {
@@ -164,14 +164,14 @@ def _baselines(rows: Sequence[Row]) -> dict[int, int]:
     }
 
 
-def _against(rows: Sequence[Row], differ: _Differ, baselines: Mapping[int, int]) -> list[Row]:
+def _against(rows: Sequence[TableRow], differ: _Differ, baselines: Mapping[int, int]) -> list[TableRow]:
     found = _family(rows, lambda place, _: baselines.get(place), differ)
     return _updated(
         rows, {place: {"against": difference, "adjusted": p} for place, (difference, p) in found.items()}
     )
 
 
-def _mark_best(rows: Sequence[Row], differ: _Differ, metrics: Sequence[Metric]) -> list[Row]:
+def _mark_best(rows: Sequence[TableRow], differ: _Differ, metrics: Sequence[Metric]) -> list[TableRow]:
     best: dict[tuple[tuple[str, ...], int], int] = {}
     for place, row in enumerate(rows):
         for column, entry in enumerate(row.entries):
@@ -198,12 +198,12 @@ def _mark_best(rows: Sequence[Row], differ: _Differ, metrics: Sequence[Metric]) 
     return _updated(rows, {**near, **marks})
 
 
-def _rivals(rows: Sequence[Row], block: tuple[str, ...]) -> bool:
+def _rivals(rows: Sequence[TableRow], block: tuple[str, ...]) -> bool:
     return sum(row.block == block and any(row.entries) for row in rows) > 1
 
 
 def _family(
-    rows: Sequence[Row], other: Callable[[int, int], int | None], differ: _Differ
+    rows: Sequence[TableRow], other: Callable[[int, int], int | None], differ: _Differ
 ) -> dict[tuple[int, int], tuple[Difference, float]]:
     """All comparisons of the table with the row that `other` names, and their p-values after Holm."""
     found: dict[tuple[int, int], Difference] = {}
@@ -216,7 +216,9 @@ def _family(
     return {where: (found[where], float(p)) for where, p in zip(found, adjusted, strict=True)}
 
 
-def _updated(rows: Sequence[Row], changes: Mapping[tuple[int, int], dict[str, object]]) -> list[Row]:
+def _updated(
+    rows: Sequence[TableRow], changes: Mapping[tuple[int, int], dict[str, object]]
+) -> list[TableRow]:
     return [
         replace(
             row,

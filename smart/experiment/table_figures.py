@@ -16,9 +16,9 @@ from smart.config import ConfigError, parse_count
 from smart.evaluation.metrics import Metric
 from smart.experiment.grid import Values, shown
 from smart.experiment.render import Table
-from smart.experiment.run_graph import Run, Study
+from smart.experiment.run_graph import StageRun, Study
 from smart.experiment.status import is_done
-from smart.experiment.table import Row
+from smart.experiment.table import TableRow
 from smart.runtime.plot_style import COLOURS, save_figure, style
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _against(table: Table, key: str, unit: str) -> Figure | None:
     """Scores as lines along one axis of the grid, a line for each combination of the others."""
     if key not in table.grid.axes or not table.metrics:
         return None
-    lines: dict[str, list[Row]] = {}
+    lines: dict[str, list[TableRow]] = {}
     for row in table.rows:
         if row.block is not None and _number(key, row.values[key]) is not None and any(row.entries):
             rest = [shown(other, row.values[other]) for other in table.grid.axes if other != key]
@@ -212,13 +212,13 @@ def _pair(values: Values) -> tuple[str, str]:
     return str(values[_HEAT[0]]), str(values[_HEAT[1]])
 
 
-def mixtures(study: Study, apart: Sequence[str] = ()) -> dict[str, Run]:
+def mixtures(study: Study, apart: Sequence[str] = ()) -> dict[str, StageRun]:
     """Finished selections by what makes them differ, the first seed of each.
 
     Args:
         apart: keys by which they need not be told apart.
     """
-    found: dict[str, Run] = {}
+    found: dict[str, StageRun] = {}
     for cell in study.cells:
         run = cell.runs[0]
         if run.stage == "select" and is_done(run):
@@ -227,7 +227,7 @@ def mixtures(study: Study, apart: Sequence[str] = ()) -> dict[str, Run]:
     return found
 
 
-def read_tasks(run: Run) -> list[dict[str, str]]:
+def read_tasks(run: StageRun) -> list[dict[str, str]]:
     """tasks.csv of a mixture: a line for every task of the pool."""
     with (run.folder / "tasks.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -130,3 +130,9 @@ def write_tasks(path: Path, table: TaskBudgets) -> None:
                     *budgets,
                 ]
             )
+
+
+def read_tasks(path: Path) -> list[dict[str, str]]:
+    """tasks.csv as `write_tasks` wrote it: column → text, for each task of the pool."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

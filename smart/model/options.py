@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from smart.config import Problems, nearest
+from annotated_types import Ge, Lt
+from pydantic import AfterValidator
+
+from smart.config import Problems, nearest, option
+from smart.config.types import Names, Number, Positive
+
+
+def _present(value: str) -> str:
+    if value in ("", "???"):
+        raise ValueError("must be a hub name or a folder")
+    return value
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """A causal language model. Weights are read as safetensors, and no code of a repository is run."""
 
-    name: str
+    name: Annotated[str, AfterValidator(_present)]
     """Hub name or folder; or tiny_llama, tiny_falcon, tiny_mistral: random weights, for tests."""
     revision: str = "main"
     """Branch, tag or commit on the hub; the manifest records the commit it stood for."""
-    lora_targets: tuple[str, ...] | None = None
+    lora_targets: Names | None = None
     """Last parts of the names of the layers that get adapters; None: every linear layer but the head."""
-    context: int | None = None
+    context: Positive | None = option(None, hint="leave it null for the model's own")
     """Tokens the model was trained on at once; None: what its own configuration says."""
     eos_token: str | None = None
     """Ends a response; None: the tokenizer's own."""
@@ -26,14 +36,6 @@ class ModelOptions:
     """Attention implementation: sdpa, eager, flash_attention_2; None: what transformers chooses."""
     gguf_package: str | None = None
     """A Python package that carries the weights as a GGUF file: where it is installed, no hub is needed."""
-
-    def validate(self, problems: Problems) -> None:
-        if self.name in ("", "???"):
-            problems.add("model.name", self.name, "must be a hub name or a folder")
-        if self.context is not None and self.context < 1:
-            problems.add(
-                "model.context", self.context, "must be at least 1", "leave it null for the model's own"
-            )
 
     @property
     def tiny(self) -> str | None:
@@ -48,34 +50,23 @@ class TuningOptions:
     method: Literal["qlora", "lora", "full"] = "qlora"
     """qlora: adapters on a 4-bit model (NF4, double quantisation); lora: adapters; full: all weights."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of computation; trained weights and the optimiser's state are float32 in either case."""
-    lora_r: int = 64
-    lora_alpha: int = 16
-    lora_dropout: float = 0.05
+    """Type of computation; trained weights and the optimiser's state are float32 in either case."""
+    lora_r: Positive = 64
+    lora_alpha: Positive = 16
+    lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.05
     optimizer: str = "adamw_torch"
     """As in transformers: adamw_torch, adamw_torch_fused, adamw_8bit, paged_adamw_8bit, …"""
     schedule: str = "cosine"
-    """Of the learning rate, as in transformers: cosine, linear, constant_with_warmup, …"""
-    warmup: float = 0.03
+    """Schedule of the learning rate, as in transformers: cosine, linear, constant_with_warmup, …"""
+    warmup: Annotated[float, Ge(0), Lt(1)] = option(0.03, hint="it is a share of the steps")
     """Share of the steps in which the learning rate rises from 0."""
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    weight_decay: Annotated[Number, Ge(0)] = 0.0
+    max_grad_norm: Annotated[Number, Ge(0)] = 1.0
     checkpoint_activations: bool = True
     """Recompute activations in the backward pass: about a third slower, far less memory."""
 
     def validate(self, problems: Problems) -> None:
-        for key, known in (("method", ("qlora", "lora", "full")), ("dtype", ("bfloat16", "float32"))):
-            if getattr(self, key) not in known:
-                problems.add(f"tuning.{key}", getattr(self, key), f"must be one of {', '.join(known)}")
-        if self.lora_r < 1:
-            problems.add("tuning.lora_r", self.lora_r, "must be at least 1")
-        if not 0 <= self.lora_dropout < 1:
-            problems.add("tuning.lora_dropout", self.lora_dropout, "must be at least 0 and below 1")
-        if not 0 <= self.warmup < 1:
-            problems.add("tuning.warmup", self.warmup, "is a share of the steps: at least 0 and below 1")
-        self._validate_names(problems)
-
-    def _validate_names(self, problems: Problems) -> None:
+        """Add an optimiser or a schedule that transformers does not know."""
         from transformers import SchedulerType
         from transformers.training_args import OptimizerNames
 

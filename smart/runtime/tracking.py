@@ -9,28 +9,27 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlparse
 
-from smart.config import Problems, nearest
+from smart.config import option
+from smart.config.types import Names
 
 log = logging.getLogger(__name__)
-MODES = ("auto", "online", "offline", "disabled")
+Mode = Literal["auto", "online", "offline", "disabled"]
 
 
 @dataclass(frozen=True)
 class Tracker:
-    mode: str = "auto"
-    """auto: online where a key is set up, else offline; online, offline, disabled."""
-    project: str = "smart"
-    entity: str | None = None
-    group: str | None = None
-    """Runs shown together; None: the caller's own, such as the grid's or mixture's name."""
-    tags: Sequence[str] = ()
+    """How runs are logged to Weights & Biases. No result depends on it."""
 
-    def validate(self, problems: Problems) -> None:
-        if self.mode not in MODES:
-            problems.add("tracker.mode", self.mode, f"no such mode. {nearest(self.mode, MODES)}")
+    mode: Mode = option("auto", role="free")
+    """auto: online where a key is set up, else offline."""
+    project: str = option("smart", role="free")
+    entity: str | None = option(None, role="free")
+    group: str | None = option(None, role="free")
+    """Runs shown together; None: the caller's own, such as the grid's or mixture's name."""
+    tags: Names = option((), role="free")
 
     def resolved_mode(self) -> str:
         if self.mode != "auto":
@@ -38,7 +37,7 @@ class Tracker:
         return os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
 
 
-class Run:
+class TrackedRun:
     """A stage's run; every method does nothing when tracking is disabled."""
 
     def __init__(self, run: Any = None) -> None:
@@ -96,7 +95,7 @@ def flatten(stage: str, config: Mapping[str, Any], choices: Mapping[str, Any]) -
 @contextlib.contextmanager
 def track(
     tracker: Tracker, *, job_type: str, name: str, config: Mapping[str, Any], folder: Path
-) -> Iterator[Run]:
+) -> Iterator[TrackedRun]:
     """Open the run of one stage, and finish it whatever happens, since one process may run many.
 
     Args:
@@ -107,7 +106,7 @@ def track(
     """
     mode = tracker.resolved_mode()
     if mode == "disabled":
-        yield Run()
+        yield TrackedRun()
         return
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
@@ -132,7 +131,7 @@ def track(
         settings=wandb.Settings(console="off", save_code=False, x_disable_meta=True, **private),
     )
     try:
-        yield Run(run)
+        yield TrackedRun(run)
     except BaseException:
         run.finish(exit_code=1)
         raise

@@ -1,33 +1,48 @@
-"""What a selection was asked for: the composed configuration, read and checked before any work."""
+"""What a selection is asked for: the options of select.py, typed and checked before any work."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal
 
-import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from pydantic import AfterValidator
 
 from smart.collection import Source
-from smart.config import Count, Problems, nearest, parse_count
+from smart.config import Count, Problems, check_types, deciding, option
+from smart.config.options import check_arguments
+from smart.config.types import Folder, Positive, RowCount, Rows
 from smart.embedding import Encoder, Precomputed
 from smart.mixture import Weighting
-from smart.runtime.tracking import Tracker
-from smart.selection.decontamination import MODES
+from smart.runtime.common_config import CommonConfig
+from smart.submodular import SetFunction
+from smart.submodular.maximize import Optimizer
+from smart.submodular.resources import parse_memory
 
+
+def _memory_limit(value: str | int | None) -> str | int | None:
+    try:
+        parse_memory(value)
+    except ValueError as error:
+        raise ValueError(str(error).partition(": ")[2]) from error
+    return value
+
+
+MemoryLimit = Annotated[str | int | None, AfterValidator(_memory_limit)]
 GROUPS = ("collection", "encoder", "fn", "weighting", "instance_fn", "strategy")
 
 
 @dataclass(frozen=True)
-class Axis:
+class FunctionChoice:
     """A set function that decides tasks (fn) or rows (instance_fn), still without its vectors."""
 
     name: str
-    config: dict[str, Any]
-    make: Callable[..., Any]
+    """Of the file that was chosen: graphcut."""
+    config: Mapping[str, Any]
+    """`_target_` and its options."""
+    make: Callable[..., SetFunction]
+    """Makes the function from vectors X (n, d); from n and seed where it needs none."""
 
     @property
     def needs_vectors(self) -> bool:
@@ -38,150 +53,113 @@ class Axis:
         return self._says("single_threaded", False)
 
     def _says(self, name: str, otherwise: bool) -> bool:
-        return getattr(getattr(self.make, "func", self.make), name, otherwise)
+        return bool(getattr(getattr(self.make, "func", self.make), name, otherwise))
 
 
-@dataclass(frozen=True)
-class Request:
-    config: dict[str, Any]
-    """All of it, resolved, for the manifest."""
-    choices: dict[str, str]
-    """Which file of each group was chosen."""
-    collection: Source
-    encoder: Encoder | Precomputed
-    fn: Axis
-    weighting: Weighting
-    instance_fn: Axis
-    tracker: Tracker
-    budget: Count
-    num_tasks: int | None
-    validation_rows: int
-    threads: int
-    output: Path | None
-    benchmark_data: Path | None
-    heldout_data: Path | None
+def _build_part(part: Mapping[str, Any], name: str, key: str, problems: Problems) -> object:
+    """A source, an encoder or a weighting, behind `_target_`."""
+    made = _instantiate(part, key, problems)
+    # A comparison of wrong types would be a traceback, so the values wait for the types.
+    if made is not None and check_types(made, problems, f"{key}.") and hasattr(made, "validate"):
+        made.validate(problems)
+    return made
 
-    def __getattr__(self, key: str) -> Any:
-        """A plain value of the configuration: request.seed."""
+
+def _build_function(
+    part: Mapping[str, Any], name: str, key: str, problems: Problems
+) -> FunctionChoice | None:
+    make = _instantiate({**part, "_partial_": True} if isinstance(part, Mapping) else part, key, problems)
+    if make is None:
+        return None
+    target = make.func
+    before = len(problems.found)
+    check_arguments(target, make.keywords, problems, f"{key}.")
+    check = getattr(target, "check_options", None)
+    if check is not None and len(problems.found) == before:
         try:
-            return self.config[key]
-        except KeyError:
-            raise AttributeError(key) from None
+            check(**make.keywords)
+        except (ValueError, TypeError) as error:
+            problems.found.append(f"{key}.{error}")
+    return FunctionChoice(name, part, make)
 
-    @property
-    def root(self) -> Path:
-        return Path(str(self.config["output_root"]))
 
-    @property
-    def strategy(self) -> str:
-        return self.choices["strategy"]
+def _instantiate(part: Any, key: str, problems: Problems) -> Any:
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    if not isinstance(part, Mapping) or "_target_" not in part:
+        problems.add(key, part, "must be a mapping with _target_", f"choose a file of conf/{key}")
+        return None
+    try:
+        return instantiate(dict(part))
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        problems.found.append(f"{key}: {part['_target_']} cannot be made ({str(cause).splitlines()[0]})")
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig(CommonConfig):
+    """The options of `python select.py`. conf/select.yaml has the defaults."""
+
+    collection: Source = option(role="input", through="pool", build=_build_part)
+    encoder: Encoder | Precomputed = option(role="input", through="vectors", build=_build_part)
+    fn: FunctionChoice = option(build=_build_function)
+    """Which tasks, in what order."""
+    weighting: Weighting = option(build=_build_part)
+    """How many rows each task gets."""
+    instance_fn: FunctionChoice = option(build=_build_function)
+    """Which rows of each (task, template type)."""
+    budget: RowCount = option(Count("25k", 25_000), role="input", through="rows")
+    """Rows of the mixture: a Count. The number of rows stands in the key, however it was written."""
+    num_tasks: Positive | None = option(None, hint="leave it null for all tasks")
+    """How many tasks fn keeps, whatever the strategy; None: all."""
+    validation_rows: Rows = option(2000, hint="such as 2000, or 0 for none")
+    """Rows of the pool's validation split, the same for every strategy."""
+    bad_rows: Literal["error", "drop"] = option("error", role="input", through="pool")
+    """Read by the source."""
+    drop_duplicates: bool = option(False, role="input", through="pool")
+    """Read by the source."""
+    tokenizer: str | None = option(None, through="pool", only_with="tokenizer")
+    """Leave out rows whose response is longer than max_length tokens of this tokenizer."""
+    max_length: Positive = option(4096, through="pool", only_with="tokenizer")
+    decontaminate: Literal["report", "drop"] | None = option(None, through="pool", only_with="decontaminate")
+    """List rows that hold a question of MMLU or BBH, or leave them out."""
+    heldout_data: Folder | None = option(None, role="input", through="pool")
+    """A collection file of unseen tasks, whose texts are looked for beside MMLU and BBH."""
+    benchmark_data: Folder | None = option(None, role="input", through="pool")
+    """A folder with mmlu.parquet and bbh.parquet to look for, instead of the hub."""
+    optimizer: Optimizer = "exact"
+    """How orderings of instances are made."""
+    memory_limit: MemoryLimit = option(None, role="free", in_run_names=True)
+    """Bytes above the vectors, as a number or 4GB; None: 80 % of free memory."""
+
+    def validate(self, problems: Problems) -> None:
+        """Add what is wrong between options."""
+        if self.heldout_data and not self.decontaminate:
+            problems.add(
+                "heldout_data", self.heldout_data, "is looked for only with decontaminate=report or drop"
+            )
+        if self.tokenizer and self.max_length < 2:
+            problems.add("max_length", self.max_length, "must be a whole number of tokens, at least 2")
 
     @property
     def needs_vectors(self) -> bool:
         return self.fn.needs_vectors or self.instance_fn.needs_vectors
 
+    @property
+    def strategy(self) -> str:
+        return self.composed.choices["strategy"]
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """Which file of each group was chosen."""
+        return {group: str(self.composed.choices[group]) for group in GROUPS}
+
+    @property
+    def cache(self) -> Path:
+        return self.output_root / "cache"
+
     def deciding(self) -> dict[str, Any]:
-        """The part of the configuration that decides the mixture, beside its pool, vectors and number of rows."""
-        keys = ["fn", "weighting", "instance_fn", "num_tasks", "seed", "optimizer"]
-        keys += ["tokenizer", "max_length"] if self.tokenizer else []
-        keys += ["decontaminate"] if self.decontaminate else []
-        return {**{key: self.config[key] for key in keys}, "validation_rows": self.validation_rows}
-
-
-def read_request(config: DictConfig, choices: dict[str, str]) -> Request:
-    """Instantiate and check every option.
-
-    Args:
-        choices: which file of each group was chosen, for names.
-
-    Raises:
-        ConfigError: every wrong value, together.
-    """
-    from hydra.utils import instantiate
-
-    plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-    problems = Problems()
-    collection, encoder, weighting = (
-        instantiate(config[name]) for name in ("collection", "encoder", "weighting")
-    )
-    tracker = Tracker(**plain["tracker"])
-    parts = {"collection": collection, "encoder": encoder, "weighting": weighting, "tracker": tracker}
-    for name, part in parts.items():
-        before = len(problems.found)
-        problems.check_types(part, f"{name}.")
-        if len(problems.found) == before:  # a comparison of wrong types would be a traceback
-            part.validate(problems)
-    fn, instance_fn = (_axis(config[name], choices[name], name, problems) for name in ("fn", "instance_fn"))
-    budget = problems.attempt(parse_count, plain["budget"], "budget")
-    validation_rows = plain["validation_rows"]
-    if validation_rows != 0:
-        count = problems.attempt(parse_count, validation_rows, "validation_rows")
-        validation_rows = count.number if count else None
-        if count and count.number is None:
-            problems.add(
-                "validation_rows", count.text, "must be a number of rows", "such as 2000, or 0 for none"
-            )
-    _check_values(plain, problems)
-    problems.raise_if_any()
-    assert budget is not None
-    assert isinstance(validation_rows, int)
-    return Request(
-        config=plain,
-        choices={key: str(choices[key]) for key in GROUPS},
-        collection=collection,
-        encoder=encoder,
-        fn=fn,
-        weighting=weighting,
-        instance_fn=instance_fn,
-        tracker=tracker,
-        budget=budget,
-        num_tasks=plain["num_tasks"],
-        validation_rows=validation_rows,
-        threads=plain["threads"] or len(os.sched_getaffinity(0)),
-        output=Path(str(plain["output"])) if plain["output"] else None,
-        benchmark_data=Path(str(plain["benchmark_data"])) if plain["benchmark_data"] else None,
-        heldout_data=Path(str(plain["heldout_data"])) if plain["heldout_data"] else None,
-    )
-
-
-def _axis(config: DictConfig, name: str, key: str, problems: Problems) -> Axis:
-    from hydra.utils import instantiate
-
-    axis = Axis(
-        name, cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True)), instantiate(config)
-    )
-    try:  # its parameters are checked where it is made, so make one of two rows
-        axis.make(np.eye(2, dtype=np.float32)) if axis.needs_vectors else axis.make(n=2, seed=0)
-    except (ValueError, TypeError) as error:
-        problems.found.append(f"{key}: {error}")
-    return axis
-
-
-def _check_values(plain: dict[str, Any], problems: Problems) -> None:
-    from smart.submodular.resources import parse_memory
-
-    whole = {"num_tasks": "leave it null for all tasks", "threads": "leave it null for all cores"}
-    for key, way_out in whole.items():
-        value = plain[key]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            problems.add(key, value, "must be a whole number, at least 1", way_out)
-    if isinstance(plain["seed"], bool) or not isinstance(plain["seed"], int) or plain["seed"] < 0:
-        problems.add("seed", plain["seed"], "must be a whole number, at least 0")
-    if plain["optimizer"] not in (known := ("exact", "partition")):
-        problems.add(
-            "optimizer", plain["optimizer"], f"no such optimizer. {nearest(plain['optimizer'], known)}"
-        )
-    if plain["decontaminate"] not in (None, *MODES):
-        problems.add(
-            "decontaminate", plain["decontaminate"], f"no such mode. {nearest(plain['decontaminate'], MODES)}"
-        )
-    if plain["heldout_data"] and not plain["decontaminate"]:
-        problems.add(
-            "heldout_data", plain["heldout_data"], "is looked for only with decontaminate=report or drop"
-        )
-    if plain["tokenizer"] and (not isinstance(plain["max_length"], int) or plain["max_length"] < 2):
-        problems.add("max_length", plain["max_length"], "must be a whole number of tokens, at least 2")
-    try:
-        parse_memory(plain["memory_limit"])
-    except ValueError as error:
-        problems.found.append(str(error))
+        """The options that stand in the mixture's key."""
+        return deciding(self, self.composed.values)

@@ -6,57 +6,59 @@ import numpy as np
 
 from smart.embedding import Outlook
 from smart.mixture import TaskBudgets, summarise
-from smart.selection import steps
-from smart.selection.config import Request
+from smart.selection.config import SelectConfig
+from smart.selection.instances import groups_to_order, make_orderer
 from smart.selection.orderings import orderings_key, read_shards
 from smart.selection.pool import Pool
+from smart.selection.tasks import budget_tasks
+from smart.selection.vectors import make_vectors, plan_vectors
 
 
-def plan(request: Request, pool: Pool, num_tasks: int, budget: int) -> str:
+def describe_plan(config: SelectConfig, pool: Pool, num_tasks: int, budget: int) -> str:
     """A page of text. Budgets are shown where the vectors that decide them are cached; nothing is made."""
-    outlook = steps.look_ahead(request, pool)
-    ready = outlook is not None and outlook.key is not None and outlook.rows == 0
-    made = steps.make_vectors(request, pool) if ready else None
-    known = ready or not request.fn.needs_vectors
+    embedding = plan_vectors(config, pool)
+    ready = embedding is not None and embedding.key is not None and embedding.rows == 0
+    made = make_vectors(config, pool) if ready else None
+    known = ready or not config.fn.needs_vectors
     means = made[1].task_means if made else None
-    tasks = steps.budget_tasks(request, pool, means, num_tasks, budget) if known else None
+    tasks = budget_tasks(config, pool, means, num_tasks, budget) if known else None
     lines = [
         f"Plan: {budget:,} of {len(pool.table):,} rows from {num_tasks:,} of {len(pool.groups.tasks):,} tasks; "
-        f"fn={request.fn.name}, weighting={request.choices['weighting']}, instance_fn={request.instance_fn.name}",
-        f"  embeddings  {_embeddings(outlook)}",
+        f"fn={config.fn.name}, weighting={config.composed.choices['weighting']}, instance_fn={config.instance_fn.name}",
+        f"  embeddings  {_embeddings(embedding)}",
         f"  budgets     {'below' if tasks else 'known once the embeddings are made'}",
-        f"  orderings   {_orderings(request, pool, outlook, tasks)}",
+        f"  orderings   {_orderings(config, pool, embedding, tasks)}",
     ]
-    lines += [f"  benchmarks  {_benchmarks(request, pool)}"] if request.decontaminate else []
+    lines += [f"  benchmarks  {_benchmarks(config, pool)}"] if config.decontaminate else []
     return "\n".join([*lines, "", summarise(tasks)] if tasks else lines)
 
 
-def _benchmarks(request: Request, pool: Pool) -> str:
+def _benchmarks(config: SelectConfig, pool: Pool) -> str:
     if pool.contamination is None:
         return f"to be looked for in {len(pool.table):,} rows"
     found = int(pool.contamination.reports["train"].mask.sum())
-    return f"{found:,} rows hold a question" + (", left out" if request.decontaminate == "drop" else "")
+    return f"{found:,} rows hold a question" + (", left out" if config.decontaminate == "drop" else "")
 
 
-def _embeddings(outlook: Outlook | None) -> str:
-    if outlook is None:
+def _embeddings(embedding: Outlook | None) -> str:
+    if embedding is None:
         return "not needed"
-    if outlook.key is None:
+    if embedding.key is None:
         return "to be made; the encoder has to be downloaded first (fetch_only=true)"
-    if not outlook.rows:
+    if not embedding.rows:
         return "done"
-    size = "" if outlook.bytes is None else f", {outlook.bytes / 1e6:,.0f} MB"
-    return f"{outlook.rows:,} prompts to encode{size}"
+    size = "" if embedding.bytes is None else f", {embedding.bytes / 1e6:,.0f} MB"
+    return f"{embedding.rows:,} prompts to encode{size}"
 
 
-def _orderings(request: Request, pool: Pool, outlook: Outlook | None, tasks: TaskBudgets | None) -> str:
-    if not request.instance_fn.needs_vectors:
+def _orderings(config: SelectConfig, pool: Pool, embedding: Outlook | None, tasks: TaskBudgets | None) -> str:
+    if not config.instance_fn.needs_vectors:
         return "not needed"
     sizes = np.diff(pool.groups.offsets)
-    wanted = steps.groups_in(tasks) if tasks else np.flatnonzero(sizes).tolist()
-    if outlook and outlook.key:
-        key = orderings_key(steps.orderer_of(request), outlook.key, pool.groups.offsets)
-        known = read_shards(request.root / "cache/orderings" / key)
+    wanted = groups_to_order(tasks) if tasks else np.flatnonzero(sizes).tolist()
+    if embedding and embedding.key:
+        key = orderings_key(make_orderer(config), embedding.key, pool.groups.offsets)
+        known = read_shards(config.cache / "orderings" / key)
         wanted = [group for group in wanted if group not in known]
     most = "" if tasks else "at most "
     return f"{most}{len(wanted):,} groups, {sizes[wanted].sum():,} rows to order" if wanted else "done"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from smart.runtime.files import atomic_file, hash_bytes
 from smart.runtime.locks import locked
 from smart.runtime.manifest import make_key, write_manifest
 from smart.runtime.progress import progress
-from smart.submodular import maximize, quality, single_threaded_blas
+from smart.submodular import SetFunction, maximize, quality, single_threaded_blas
+from smart.submodular.maximize import Optimizer
 
 log = logging.getLogger(__name__)
 
@@ -42,30 +43,34 @@ TOGETHER = 2_000
 class Orderer:
     """How a group is ordered: a set function of vectors, and the optimiser's settings."""
 
-    function: Callable[..., Any]
+    function: Callable[..., SetFunction]
     """Makes the set function from vectors (n, d)."""
-    config: dict[str, Any]
+    config: Mapping[str, Any]
     """What decides the orderings, for their key."""
     memory: int
     """Bytes above the vectors, for all groups under way."""
-    partition: bool = False
-    """Split groups of more than PART rows: approximate."""
+    optimizer: Optimizer = "exact"
+    """partition splits groups of more than PART rows, which is approximate."""
     seed: int = 0
-    """Of the parts."""
+    """Seed of the parts."""
     single_threaded: bool = False
     """The function has no use for more than one thread, so that no group is worth all of them."""
 
     def order(self, X: np.ndarray, threads: int, share: int) -> np.ndarray:
         """Rows of X (n, d) in greedy order, with one of `share` equal parts of the memory."""
         parts = self.parts(len(X))
-        how: dict[str, Any] = (
-            {"optimizer": "partition", "parts": parts, "seed": self.seed} if parts > 1 else {}
-        )
         memory = self.memory // share
-        return maximize(self.function(X), budget=len(X), threads=threads, memory_limit=memory, **how).order
+        f = self.function(X)
+        if parts > 1:
+            return maximize(
+                f, len(X), "partition", parts=parts, seed=self.seed, threads=threads, memory_limit=memory
+            ).order
+        whole: Optimizer = "exact" if self.optimizer == "partition" else self.optimizer
+        return maximize(f, len(X), whole, threads=threads, memory_limit=memory).order
 
     def parts(self, rows: int) -> int:
-        return -(-rows // PART) if self.partition else 1
+        """Into how many parts a group of so many rows is split."""
+        return -(-rows // PART) if self.optimizer == "partition" else 1
 
     def quality(self, X: np.ndarray) -> float:
         """How good the order in parts is on a sample of X (n, d), beside exact greedy and chance, at a tenth of it."""

@@ -14,7 +14,7 @@ from smart.collection.tables import keep_rows
 from smart.config import UserError
 from smart.embedding import Prompts
 from smart.runtime.progress import progress
-from smart.selection.config import Request
+from smart.selection.config import SelectConfig
 from smart.selection.decontamination import Contamination, look_for_benchmarks
 
 log = logging.getLogger(__name__)
@@ -39,27 +39,27 @@ class Pool:
     """Rows with benchmarks' questions; None where nobody looked."""
 
 
-def read_pool(request: Request) -> Pool:
+def read_pool(config: SelectConfig) -> Pool:
     """Read the collection, and leave out what training would have to drop.
 
     Raises:
         UserError: by the source; when no row is left.
     """
-    kept = None if request.plan else request.root / "cache/collections"
-    collection = load(request.collection, cache=kept)
+    kept = None if config.plan else config.cache / "collections"
+    collection = load(config.collection, cache=kept)
     source = dict(collection.source)
     drops = {name: dict(counts) for name, counts in source.pop("splits").items()}
     table, validation = collection.train, collection.validation
     found = None
-    if request.decontaminate:
-        cache = request.root / "cache/contamination"
+    if config.decontaminate:
+        cache = config.cache / "contamination"
         found = look_for_benchmarks(
             collection,
-            request.decontaminate,
-            request.benchmark_data,
-            request.heldout_data,
+            config.decontaminate,
+            config.benchmark_data,
+            config.heldout_data,
             cache,
-            request.plan,
+            config.plan,
         )
     if found and found.mode == "drop":
         table = found.keep("train", table)
@@ -68,13 +68,13 @@ def read_pool(request: Request) -> Pool:
             drops[split]["benchmark_questions"] = int(report.mask.sum())
         if not len(table):
             raise UserError("decontaminate=drop: every row of the collection holds a benchmark's question")
-    if request.tokenizer:
+    if config.tokenizer:
         whole = len(table)
-        table = _trainable(table, request.tokenizer, request.max_length)
+        table = _trainable(table, config.tokenizer, config.max_length)
         drops["train"]["longer_than_max_length"] = whole - len(table)
         if not len(table):
             raise UserError(
-                f"max_length={request.max_length}: every response of the collection is longer; raise it"
+                f"max_length={config.max_length}: every response of the collection is longer; raise it"
             )
     groups = Groups.of(table)
     prompts = Prompts(table["inputs"], groups.order, table["row"].to_numpy(), drops["train"]["rows_read"])

@@ -20,7 +20,7 @@ from smart.training.order import Order
 log = logging.getLogger(__name__)
 
 
-class Flow(TrainerCallback):
+class CheckpointCallback(TrainerCallback):
     """When to evaluate: at the start, every so many steps, at the end; and what makes a checkpoint whole."""
 
     def __init__(self, eval_steps: int | None, keep: int) -> None:
@@ -42,7 +42,7 @@ class Flow(TrainerCallback):
             checkpoints.prune(folder, self._keep)
 
 
-class Progress(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Tokens per second, remaining time, loss and peak memory, of all processes, on the main one."""
 
     def __init__(self, order: Order) -> None:
@@ -70,7 +70,7 @@ class Progress(TrainerCallback):
         self._bar.close()
 
 
-class Preemption(TrainerCallback):
+class PreemptionCallback(TrainerCallback):
     """Saves and stops after the step in which SIGTERM or SIGUSR1 reached any of the processes."""
 
     def __init__(self) -> None:

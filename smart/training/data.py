@@ -18,7 +18,7 @@ from smart.config import UserError
 from smart.model.tokens import encode
 from smart.runtime.files import atomic_folder, hash_bytes, hash_file
 from smart.runtime.manifest import read_manifest
-from smart.training.options import TrainingOptions
+from smart.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -201,7 +201,7 @@ class TokenStore:
 
 
 def tokenize(
-    table: pa.Table, tokenizer: PreTrainedTokenizerBase, options: TrainingOptions, max_length: int
+    table: pa.Table, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, max_length: int
 ) -> TokenStore:
     """Encode all rows, a few thousand at a time."""
     ids: list[np.ndarray] = []
@@ -212,9 +212,9 @@ def tokenize(
             tokenizer,
             chunk["prompt"].to_pylist(),
             chunk["response"].to_pylist(),
-            separator=options.separator,
+            separator=config.separator,
             max_length=max_length,
-            overlength=options.overlength,
+            overlength=config.overlength,
         )
         for number, row in enumerate(rows):
             if row is not None:

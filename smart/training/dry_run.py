@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from smart.model.adapters import target_layers
 from smart.training.data import count_losses
-from smart.training.job import Job
+from smart.training.job import TrainingJob
 
 _DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 _NF4_BYTES = 0.5 + (1 + 4 / 256) / 64
@@ -27,10 +27,10 @@ class Size:
     gradients: int
 
 
-def measure(job: Job) -> Size:
+def measure(job: TrainingJob) -> Size:
     """Count parameters and bytes from the shapes of the architecture."""
     parameters = sum(weight.numel() for weight in job.base.skeleton().parameters())
-    layers, tuning = job.base.linear_layers, job.tuning
+    layers, tuning = job.base.linear_layers, job.config.tuning
     if tuning.method == "full":
         weights, trainable, adapters = 4 * parameters, parameters, 0
     else:
@@ -43,7 +43,7 @@ def measure(job: Job) -> Size:
     return Size(total, trainable, weights, adapters, state * trainable, 4 * trainable)
 
 
-def activation_bytes(job: Job, longest: int) -> int:
+def activation_bytes(job: TrainingJob, longest: int) -> int:
     """Estimate of what one micro-batch of the longest rows keeps for its backward pass.
 
     About 34 bytes per token, layer and unit of width in half precision (arXiv 2205.05198, without the
@@ -51,15 +51,15 @@ def activation_bytes(job: Job, longest: int) -> int:
     """
     text = job.base.config.get_text_config()
     per_layer = (
-        longest * job.options.micro_batch_size * text.hidden_size * _DTYPE_BYTES[job.tuning.dtype] // 2
+        longest * job.config.micro_batch_size * text.hidden_size * _DTYPE_BYTES[job.config.tuning.dtype] // 2
     )
-    if job.tuning.checkpoint_activations:
+    if job.config.tuning.checkpoint_activations:
         return int(per_layer * (2 * text.num_hidden_layers + 34))
     return int(per_layer * 34 * text.num_hidden_layers)
 
 
-def plan(job: Job) -> str:
-    """The text that plan=true prints."""
+def describe_plan(job: TrainingJob) -> str:
+    """What plan=true prints: rows, tokens, steps, parameters, memory."""
     train = job.train_tokens()
     validation = job.validation_tokens()
     order, size = job.order(train), measure(job)
@@ -73,16 +73,16 @@ def plan(job: Job) -> str:
         f" {sum(c['cut'] for c in losses):,} with a cut prompt; max_length {job.max_length}",
         "tokens": f"{len(train.ids):,}, {train.supervised:,} of them supervised",
         "validation": f"{sum(map(len, validation.values())):,} rows in {len(validation)} submixtures",
-        "steps": f"{order.steps:,} of {job.options.batch_size} examples = {job.world.size} process(es) x"
-        f" {job.options.batch_size // (job.options.micro_batch_size * job.world.size)} accumulated x"
-        f" {job.options.micro_batch_size}; {len(order.stream):,} examples in all",
+        "steps": f"{order.steps:,} of {job.config.batch_size} examples = {job.world.size} process(es) x"
+        f" {job.config.batch_size // (job.config.micro_batch_size * job.world.size)} accumulated x"
+        f" {job.config.micro_batch_size}; {len(order.stream):,} examples in all",
         "parameters": f"{size.trainable:,} trainable of {size.total:,}",
         "weights": _bytes(size.weights),
         "adapters": _bytes(size.adapters),
         "optimiser": _bytes(size.optimizer),
         "peak memory": f"about {_bytes(peak)} on each GPU (estimate)",
     }
-    head = f"Plan: {job.tuning.method} of {job.model.name} on {job.mixture.name}"
+    head = f"Plan: {job.config.tuning.method} of {job.config.model.name} on {job.mixture.name}"
     return "\n".join([head, *(f"  {name:<12} {value}" for name, value in lines.items())])
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from smart.config import Problems, UserError
+from smart.config import Problems, UserError, deciding
 from smart.model.adapters import target_layers
 from smart.model.base import Base, find_base, load_tokenizer, quieten
-from smart.model.options import ModelOptions, TuningOptions
 from smart.runtime.manifest import make_key
+from smart.training.config import TrainConfig
 from smart.training.data import Mixture, TokenStore, read_mixture, tokenize
-from smart.training.options import TrainingOptions
 from smart.training.order import Order, make_stream
 
 if TYPE_CHECKING:
@@ -40,12 +39,10 @@ class World:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run that may start."""
+class TrainingJob:
+    """A training that may start."""
 
-    options: TrainingOptions
-    model: ModelOptions
-    tuning: TuningOptions
+    config: TrainConfig
     world: World
     base: Base
     mixture: Mixture
@@ -55,13 +52,7 @@ class Job:
     @property
     def deciding(self) -> dict[str, Any]:
         """The configuration as far as it decides the weights."""
-        free = ("save_steps", "eval_steps", "keep_checkpoints", "merge")
-        return {
-            **{key: value for key, value in asdict(self.options).items() if key not in free},
-            "max_length": self.max_length,
-            "model": asdict(self.model),
-            "tuning": asdict(self.tuning),
-        }
+        return {**deciding(self.config), "max_length": self.max_length}
 
     @property
     def inputs(self) -> list[str]:
@@ -77,7 +68,7 @@ class Job:
         Raises:
             UserError: if no row is left.
         """
-        store = tokenize(self.mixture.train, self.tokenizer, self.options, self.max_length)
+        store = tokenize(self.mixture.train, self.tokenizer, self.config, self.max_length)
         if not len(store):
             raise UserError(
                 f"mixture={self.mixture.name}: none of its {len(self.mixture.train)} rows fits into"
@@ -93,7 +84,7 @@ class Job:
             name: tokenize(
                 table.filter(pc.equal(table["submixture"], name)),
                 self.tokenizer,
-                self.options,
+                self.config,
                 self.max_length,
             )
             for name in names
@@ -101,53 +92,47 @@ class Job:
         return {name: store for name, store in stores.items() if len(store)}
 
     def order(self, train: TokenStore) -> Order:
-        examples = round(self.options.epochs * len(train))
-        if self.options.max_steps is not None:
-            examples = self.options.max_steps * self.options.batch_size
-        stream = make_stream(len(train), max(1, examples), self.options.seed)
+        """The examples of the run, in the order in which they are learnt."""
+        config = self.config
+        examples = round(config.epochs * len(train))
+        if config.max_steps is not None:
+            examples = config.max_steps * config.batch_size
+        stream = make_stream(len(train), max(1, examples), config.seed)
         lengths = np.asarray(train.lengths)
-        return Order(stream, lengths, self.options.batch_size, self.options.micro_batch_size, self.world.size)
+        return Order(stream, lengths, config.batch_size, config.micro_batch_size, self.world.size)
 
 
-def prepare(
-    options: TrainingOptions, model: ModelOptions, tuning: TuningOptions, mixture: str, world: World
-) -> Job:
-    """Check everything that can be checked, then find model and mixture.
+def prepare(config: TrainConfig, world: World) -> TrainingJob:
+    """Check everything that can be checked before a weight is read, and find model and mixture.
 
     Raises:
-        ConfigError: with every wrong value, and every combination that cannot work.
+        ConfigError: with every combination of options that cannot work.
         UserError: if model or mixture cannot be found, or a LoRA target matches no layer.
     """
     quieten()
     problems = Problems()
-    for prefix, part in {"": options, "model.": model, "tuning.": tuning}.items():
-        problems.check_types(part, prefix)
+    config.check_batches(world.size, problems)
+    _refuse_combinations(config, world, problems)
     problems.raise_if_any()
-    options.validate(world.size, problems)
-    model.validate(problems)
-    tuning.validate(problems)
-    _refuse_combinations(options, model, tuning, world, problems)
+    base = find_base(config.model)
+    _refuse_for_model(base, config, problems)
     problems.raise_if_any()
-    base = find_base(model)
-    _refuse_for_model(base, options, problems)
-    problems.raise_if_any()
-    if tuning.method != "full":
+    if config.tuning.method != "full":
         target_layers(base)
-    rows = read_mixture(mixture)
+    rows = read_mixture(config.mixture)
 
     def texts() -> list[str]:
         return [
             text for name in ("prompt", "response") for text in rows.train[name].slice(0, 2000).to_pylist()
         ]
 
-    max_length = options.max_length or min(base.context or LONGEST_DEFAULT, LONGEST_DEFAULT)
-    return Job(options, model, tuning, world, base, rows, load_tokenizer(base, texts), max_length)
+    max_length = config.max_length or min(base.context or LONGEST_DEFAULT, LONGEST_DEFAULT)
+    return TrainingJob(config, world, base, rows, load_tokenizer(base, texts), max_length)
 
 
-def _refuse_combinations(
-    options: TrainingOptions, model: ModelOptions, tuning: TuningOptions, world: World, problems: Problems
-) -> None:
-    if options.merge and tuning.method == "full":
+def _refuse_combinations(config: TrainConfig, world: World, problems: Problems) -> None:
+    model, tuning = config.model, config.tuning
+    if config.merge and tuning.method == "full":
         problems.add("merge", "true", "full tuning has no adapters to merge", "leave merge out")
     if model.attention == "flash_attention_2" and not (world.gpu and importlib.util.find_spec("flash_attn")):
         problems.add(
@@ -179,19 +164,19 @@ def _refuse_combinations(
         )  # fmt: skip
 
 
-def _refuse_for_model(base: Base, options: TrainingOptions, problems: Problems) -> None:
-    if base.context is not None and (options.max_length or 0) > base.context:
+def _refuse_for_model(base: Base, config: TrainConfig, problems: Problems) -> None:
+    if base.context is not None and (config.max_length or 0) > base.context:
         problems.add(
             "max_length",
-            options.max_length,
+            config.max_length,
             f"{base.options.name} was trained on {base.context} tokens at once",
             f"use at most {base.context}",
         )
-    if options.packing and base.config.model_type == "falcon":
+    if config.packing and base.config.model_type == "falcon":
         problems.add("packing", "true", "Falcon does not keep packed rows apart", "use packing=false")
 
 
-def cached_tokens(job: Job, folder: Path) -> TokenStore:
+def cached_tokens(job: TrainingJob, folder: Path) -> TokenStore:
     """The training rows' tokens, made once and shared by the processes of a machine and by later runs."""
     if not folder.exists():
         job.train_tokens().save(folder)

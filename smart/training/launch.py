@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from smart.config import Problems, UserError, conf_dir, nearest
+from smart.runtime.common_config import available_cores
 from smart.training.job import World
 
 LAUNCHES = ("ddp", "fsdp_qlora")
@@ -54,14 +55,15 @@ def wait_for_all(world: World) -> None:
     PartialState(cpu=not world.gpu).wait_for_everyone()
 
 
-def start(launch: str, size: int, gpu: bool, overrides: Sequence[str]) -> None:
-    """Run the command in `size` processes, and wait for them; signals are passed on.
+def start(launch: str, world: World, overrides: Sequence[str]) -> None:
+    """Run the command in as many processes as `world` says, and wait for them; signals are passed on.
 
     Raises:
         UserError: if they fail; their own messages are above.
         KeyboardInterrupt: if they were stopped by a signal.
     """
-    if gpu:
+    size = world.size
+    if world.gpu:
         config = conf_dir() / "accelerate" / f"{launch}.yaml"
         launcher = ["accelerate.commands.launch", f"--config_file={config}", f"--num_processes={size}"]
     else:  # accelerate starts a single process where there is no GPU
@@ -106,4 +108,4 @@ def refuse_sweep(arguments: Sequence[str]) -> None:
 
 
 def _threads(processes: int) -> str:
-    return os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // processes))
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, available_cores() // processes))

@@ -1,270 +1,121 @@
-"""A run from its first step, or from its last whole checkpoint, to a folder that others can load."""
+"""A mixture and a base model become an adapter: found finished, resumed, or trained."""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import dataclasses
 import logging
-import shutil
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from smart.config import UserError
-from smart.model.adapters import add_adapters, merge_adapters
-from smart.model.base import weights_source
-from smart.model.load import load_model
-from smart.runtime.files import PARTIAL, write_atomic
+from smart.model.base import fetch as fetch_model
+from smart.runtime.files import make_writable, write_atomic
 from smart.runtime.locks import locked
-from smart.runtime.manifest import is_made, read_manifest, versions, write_manifest
-from smart.training import checkpoints
-from smart.training.card import model_card
-from smart.training.data import TokenStore, count_losses, sample_text
-from smart.training.job import Job, cached_tokens
+from smart.runtime.logs import log_so_far
+from smart.runtime.manifest import read_manifest
+from smart.runtime.tracking import TrackedRun, flatten, track
+from smart.training import launch
+from smart.training.config import TrainConfig
+from smart.training.dry_run import describe_plan
+from smart.training.fit import fit, is_finished, merge
+from smart.training.job import TrainingJob, prepare
 
-RUN_FILE = "run.json"
-"""Beside the checkpoints: what the unfinished run is."""
-
-log = logging.getLogger(__name__)
+LOG_FILE = "train.log"
 
 
 @dataclass(frozen=True)
-class Trained:
-    manifest: dict[str, Any]
-    history: list[dict[str, float]]
-    """Metrics of every step and evaluation."""
+class TrainedAdapter:
+    """A folder with an adapter, or with a whole model after full tuning."""
 
-    @property
-    def interrupted(self) -> bool:
-        return bool(self.manifest["status"] == "interrupted")
+    path: Path
+    found: bool = False
+    """It was there already."""
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What it was made from, with counts and losses."""
+        return read_manifest(self.path) or {}
 
 
-def train(
-    job: Job,
-    output: Path,
-    models: Path,
-    watch: Callable[[dict[str, float], int], None],
-    *,
-    choices: Mapping[str, str] | None = None,
-    overwrite: bool = False,
-) -> Trained:
-    """Train, on as many processes as call this; resumes by itself what lies in `output`.
-
-    Args:
-        output: gets the adapters or weights, the tokenizer, the model card, and last the manifest.
-        models: cache of base models that the hub does not have.
-        watch: called with the metrics of each step on the main process.
-        choices: names of the files of conf/model and conf/tuning, for the manifest.
-        overwrite: start anew, whatever run lies in `output`.
+def train(config: TrainConfig) -> TrainedAdapter:
+    """Train what the configuration asks for, or find it trained; on as many processes as call this.
 
     Raises:
-        UserError: if another run lies in `output`, or the loss is not finite.
+        UserError: for a model, a mixture or a folder that cannot be used, or a loss that is not finite.
+        KeyboardInterrupt: after a signal; the same call resumes.
     """
-    from accelerate import PartialState
-    from peft.helpers import disable_input_dtype_casting
-
-    started = time.monotonic()
-    state = PartialState(cpu=not job.world.gpu)
-    with state.main_process_first():
-        if state.is_main_process:
-            if overwrite:
-                shutil.rmtree(output, ignore_errors=True)
-            _claim(job, output)
-        store = cached_tokens(job, output / "tokens")
-        source = weights_source(job.base, models)
-        resumed = checkpoints.last_whole(output / "checkpoints")
-    if state.is_main_process:
-        _tell(job, store)
-    trainer, preemption = _make_trainer(job, store, source, output, resumed, watch)
-    # Autocast casts what the adapters read; peft's own cast would keep a float32 copy of it for the backward pass.
-    autocast = job.tuning.dtype == "bfloat16"
-    with checkpoints.writing(output):
-        with preemption.watched(), disable_input_dtype_casting(trainer.model, active=autocast):
-            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-        interrupted = trainer.state.global_step < trainer.state.max_steps
-        if not interrupted:
-            _save(job, trainer, output)
-    history = trainer.state.log_history
-    manifest = _manifest(job, store, trainer, interrupted, resumed)
-    manifest |= {"choices": dict(choices or {}), "seconds": round(time.monotonic() - started, 2)}
-    if state.is_main_process:
-        if not interrupted:
-            if job.options.merge:
-                manifest["merged"] = _merge(job, source, output)
-            write_atomic(output / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
-            write_atomic(output / "README.md", model_card(manifest))
-        write_manifest(output, manifest)
-        if not interrupted:
-            (output / RUN_FILE).unlink()
-            for left in ("tokens", "checkpoints"):
-                shutil.rmtree(output / left, ignore_errors=True)
-    state.wait_for_everyone()
-    return Trained(manifest, history)
-
-
-def _tell(job: Job, store: TokenStore) -> None:
-    for task, lost in count_losses(job.mixture.train, store).items():
-        log.info("%s: %d rows dropped, %d prompts cut to %d tokens", task, *lost.values(), job.max_length)
-    log.info("%s", sample_text(job.tokenizer, store))
-
-
-def _claim(job: Job, output: Path) -> None:
-    """Begin or go on in a folder, unless it holds another run."""
-    mine = json.loads(
-        json.dumps({"inputs": dict(zip(("mixture", "base"), job.inputs, strict=True)), **job.deciding})
+    job = prepare_job(config)
+    folder = config.output or config.output_root / "adapters" / f"{_stem(job)}-{job.key[:8]}"
+    make_writable("output", folder.parent)
+    if is_finished(folder, job.key, config.overwrite):
+        if config.merge and job.world.rank == 0:
+            merge(job, folder)
+        return TrainedAdapter(folder, found=True)
+    if config.launch and not launch.is_launched():
+        launch.start(config.launch, job.world, config.composed.overrides)
+        return TrainedAdapter(folder)
+    lock = (
+        locked(folder.with_name(f".{folder.name}.lock")) if job.world.rank == 0 else contextlib.nullcontext()
     )
-    try:
-        found = json.loads((output / RUN_FILE).read_text())
-    except FileNotFoundError:
-        write_atomic(output / RUN_FILE, json.dumps(mine, indent=2) + "\n")
-        return
-    before, now = _flat(found), _flat(mine)
-    changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
-    if changed:
-        listed = "; ".join(f"{key}: was {before.get(key)}, is {now.get(key)}" for key in changed)
-        raise UserError(
-            f"output={output}: holds the unfinished run of another configuration ({listed}). Go on with that"
-            " one, name another folder, or start anew with overwrite=true"
+    with lock:
+        launch.wait_for_all(job.world)
+        finished = is_finished(folder, job.key, config.overwrite)  # by another command meanwhile
+        launch.wait_for_all(job.world)  # all have looked before the first writes
+        if not finished:
+            _fit_and_track(job, folder)
+    return TrainedAdapter(folder)
+
+
+def plan(config: TrainConfig) -> str:
+    """What the training would do and cost, as text; loads no weights."""
+    return describe_plan(prepare_job(config))
+
+
+def fetch(config: TrainConfig) -> None:
+    """Download the base model, for machines without a network."""
+    fetch_model(prepare_job(config).base)
+
+
+def prepare_job(config: TrainConfig) -> TrainingJob:
+    """The job on the processes that take part; those beside the main one only log errors."""
+    world = launch.world(config.launch, config.num_processes)
+    if world.rank > 0:
+        logging.getLogger().setLevel(logging.ERROR)
+    return prepare(config, world)
+
+
+def _fit_and_track(job: TrainingJob, folder: Path) -> None:
+    config, before = job.config, job.mixture.manifest
+    flat = flatten("select", before.get("config", {}), before.get("choices", {}))
+    flat |= flatten("train", config.composed.values, config.choices)
+    tracker = dataclasses.replace(config.tracker, group=config.tracker.group or job.mixture.name)
+    tracking: contextlib.AbstractContextManager[TrackedRun] = contextlib.nullcontext(TrackedRun())
+    if job.world.rank == 0:
+        tracking = track(
+            tracker, job_type="train", name=folder.name, config=flat, folder=config.output_root / "wandb"
         )
+    with tracking as run:
+
+        def watch(logs: dict[str, float], step: int) -> None:
+            run.metrics({_metric(name): value for name, value in logs.items()}, step)
+
+        fitted = fit(job, folder, watch)
+        if job.world.rank == 0:
+            write_atomic(folder / LOG_FILE, log_so_far())
+        if fitted.interrupted:
+            raise KeyboardInterrupt
+        run.summary(fitted.manifest["counts"])
+        run.artifact(folder, "adapter", {"key": job.key})
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _metric(name: str) -> str:
+    return name.replace("eval_", "eval/", 1) if name.startswith("eval_") else f"train/{name}"
 
 
-def _make_trainer(
-    job: Job, store: TokenStore, source: str, output: Path, resumed: Path | None, watch: Any
-) -> tuple[Any, Any]:
-    import torch
-    from transformers import set_seed
-
-    from smart.training.callbacks import Preemption
-    from smart.training.loss import check_packing
-    from smart.training.trainer import SupervisedTrainer, make_arguments
-
-    order = job.order(store)
-    arguments = make_arguments(job.options, job.tuning, order, output / "checkpoints")
-    set_seed(job.options.seed)
-    full = job.tuning.method == "full"
-    model: Any = load_model(
-        job.base,
-        source,
-        dtype="float32" if full else job.tuning.dtype,
-        four_bit=job.tuning.method == "qlora",
-        device=arguments.device,
-        sharded=job.world.sharded,
-    )
-    if job.options.packing:
-        check_packing(model)
-    if not full:
-        model = add_adapters(job.base, model, job.tuning, job.options.seed)
-        for weight in model.parameters():
-            if job.world.sharded and weight.requires_grad:
-                weight.data = weight.data.to(torch.bfloat16)  # FSDP wants one dtype
-    validation = job.validation_tokens()
-    arguments.eval_on_start = bool(validation) and resumed is None
-    trainer = SupervisedTrainer(
-        model,
-        arguments,
-        job.tokenizer,
-        store,
-        order,
-        validation,
-        packing=job.options.packing,
-        eval_steps=job.options.eval_steps,
-        keep_checkpoints=job.options.keep_checkpoints,
-        watch=watch,
-    )
-    preemption = Preemption()
-    trainer.add_callback(preemption)
-    return trainer, preemption
-
-
-def _save(job: Job, trainer: Any, output: Path) -> None:
-    import torch
-
-    if job.tuning.method == "full" and not job.world.sharded:
-        trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, job.tuning.dtype))
-    trainer.save_model(str(output))
-    if trainer.is_world_process_zero():
-        (output / "training_args.bin").unlink()  # a pickle, of what the manifest says in text
-
-
-def merge(job: Job, output: Path, models: Path) -> None:
-    """Merge the adapters of a finished run that has not been merged yet.
-
-    Args:
-        output: the run's folder; gets the folder `merged`, and a manifest that says so.
-        models: cache of base models that the hub does not have.
-    """
-    with locked(output.with_name(f".{output.name}.lock")):
-        manifest = read_manifest(output) or {}
-        if "merged" not in manifest:
-            manifest["merged"] = _merge(job, weights_source(job.base, models), output)
-            write_manifest(output, manifest)
-
-
-def _merge(job: Job, source: str, output: Path) -> dict[str, Any]:
-    shutil.rmtree(output / "merged", ignore_errors=True)  # what a killed merge has left
-    difference = merge_adapters(job.base, source, output, output / "merged", job.tuning.dtype)
-    return {"folder": "merged", "dtype": job.tuning.dtype, "logit_difference": difference}
-
-
-def _manifest(
-    job: Job, store: TokenStore, trainer: Any, interrupted: bool, resumed: Path | None
-) -> dict[str, Any]:
-    from smart.runtime.memory import peak_memory
-
-    state = trainer.state
-    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    evaluations = [
-        {key: value for key, value in entry.items() if key == "step" or key.startswith("eval_loss")}
-        for entry in state.log_history
-        if "eval_loss" in entry
-    ]
-    learnt = trainer.order.stream[: state.global_step * job.options.batch_size]
-    lengths, borders = store.lengths[learnt], store.borders[learnt]
-    return {
-        "kind": "adapter" if job.tuning.method != "full" else "model",
-        "status": "interrupted" if interrupted else "finished",
-        "key": job.key,
-        "inputs": job.inputs,
-        "base": {"name": job.model.name, "revision": job.model.revision, "key": job.base.key},
-        "mixture": {
-            "name": job.mixture.name,
-            "key": job.mixture.key,
-            "config": job.mixture.manifest.get("config", {}),
-            "choices": job.mixture.manifest.get("choices", {}),
-        },
-        "config": job.deciding,
-        "counts": {
-            "rows": len(store),
-            "examples": len(learnt),
-            "steps": state.global_step,
-            "tokens": int(lengths.sum()),
-            "supervised_tokens": int(lengths.sum() - borders.sum()),
-            "trainable": sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
-        },
-        "drops": count_losses(job.mixture.train, store),
-        "losses": {"first": losses[0] if losses else None, "last": losses[-1] if losses else None},
-        "evaluations": evaluations,
-        "processes": job.world.size,
-        "resumed_from_step": None if resumed is None else checkpoints.step_of(resumed),
-        "peak_memory": peak_memory(),
-        "versions": versions("torch", "transformers", "peft", "accelerate", "bitsandbytes"),
-    }
-
-
-def is_finished(output: Path, key: str, overwrite: bool = False) -> bool:
-    """Whether the very run lies there, finished; False for an unfinished one, which `train` looks at.
-
-    Raises:
-        UserError: where something else does, unless it may be overwritten.
-    """
-    if (output / RUN_FILE).exists() or all(PARTIAL in path.name for path in output.glob("*")):
-        return False
-    return is_made(output, key, "run", overwrite)
+def _stem(job: TrainingJob) -> str:
+    choices, name = job.config.choices, job.config.model.name
+    model = choices.get("model", "auto")
+    model = name.rstrip("/").rpartition("/")[2] if model == "auto" else model
+    return f"{job.mixture.name}-{model}-{choices.get('tuning', job.config.tuning.method)}"

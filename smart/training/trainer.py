@@ -14,18 +14,16 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from smart.config import UserError
-from smart.model.options import TuningOptions
-from smart.training.callbacks import Flow, Progress
+from smart.training.callbacks import CheckpointCallback, ProgressCallback
+from smart.training.config import TrainConfig
 from smart.training.data import TokenStore
 from smart.training.loss import IGNORED, Collator, SupervisedHead
-from smart.training.options import TrainingOptions
 from smart.training.order import Order
 
 
-def make_arguments(
-    options: TrainingOptions, tuning: TuningOptions, order: Order, folder: Path
-) -> TrainingArguments:
+def make_arguments(config: TrainConfig, order: Order, folder: Path) -> TrainingArguments:
     """The Trainer's arguments for a run; `folder` gets the checkpoints."""
+    tuning = config.tuning
     known = {field.name for field in fields(TrainingArguments)}
     # The option's name from transformers 5 on, and before.
     prefix = "activation" if "activation_checkpointing" in known else "gradient"
@@ -35,10 +33,10 @@ def make_arguments(
     }
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=options.micro_batch_size,
-        gradient_accumulation_steps=options.batch_size // (options.micro_batch_size * order.world_size),
+        per_device_train_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=config.batch_size // (config.micro_batch_size * order.world_size),
         max_steps=order.steps,
-        learning_rate=options.learning_rate,
+        learning_rate=config.learning_rate,
         lr_scheduler_type=tuning.schedule,
         warmup_steps=math.ceil(tuning.warmup * order.steps),
         weight_decay=tuning.weight_decay,
@@ -46,10 +44,10 @@ def make_arguments(
         optim=tuning.optimizer,
         bf16=tuning.dtype == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
-        seed=options.seed,
+        seed=config.seed,
         save_strategy="steps",
-        save_steps=options.save_steps,
-        eval_strategy="no",  # Flow says when
+        save_steps=config.save_steps,
+        eval_strategy="no",  # CheckpointCallback says when
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would hide a loss that is not finite
         average_tokens_across_devices=True,
@@ -100,11 +98,13 @@ class SupervisedTrainer(Trainer):
             data_collator=collate,
             train_dataset=train,
             processing_class=tokenizer,
-            callbacks=[Flow(eval_steps or order.steps if validation else None, keep_checkpoints)],
+            callbacks=[
+                CheckpointCallback(eval_steps or order.steps if validation else None, keep_checkpoints)
+            ],
         )
         self.remove_callback(PrinterCallback)
         if self.is_world_process_zero():
-            self.add_callback(Progress(order))
+            self.add_callback(ProgressCallback(order))
         # The loss is a sum over supervised tokens divided by their number in the whole step.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True

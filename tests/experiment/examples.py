@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from smart.evaluation.metrics import Scores
 from smart.evaluation.scores import RESULTS, SAMPLES, samples_table, summarize, task_hashes
 from smart.experiment.grid import Grid
-from smart.experiment.run_graph import Composed, Study, build
+from smart.experiment.run_graph import Study, build
+from smart.experiment.stage_configs import StageConfig
 
 SETTINGS: dict[str, Any] = {
     "select.strategy": ["smart", "equal"],
@@ -49,7 +50,7 @@ manifest |= {"train": {"mixture": {"key": before}}, "evaluate": {"adapter": {"ke
 """
 
 
-def compose(stage: str, overrides: tuple[str, ...]) -> Composed:
+def compose(stage: str, overrides: tuple[str, ...]) -> StageConfig:
     """What a command would compose, near enough."""
     given = dict(override.split("=", 1) for override in overrides)
     defaults: dict[str, dict[str, Any]] = {
@@ -69,7 +70,7 @@ def compose(stage: str, overrides: tuple[str, ...]) -> Composed:
     if stage == "evaluate":
         config["suite"] = {"name": given.get("suite", "paper"), "tasks": ["mmlu_anatomy"]}
     choices = {**choices, **{k: v for k, v in given.items() if k in (*choices, "model")}}
-    return Composed(config, choices, drawn=stage == "select" and choices["strategy"] != "smart")
+    return StageConfig(config, choices, drawn=stage == "select" and choices["strategy"] != "smart")
 
 
 def make_study(

@@ -16,7 +16,7 @@ import pytest
 from smart.experiment.dry_run import outlook
 from smart.experiment.execute import Runner, one_after_the_other, run_missing
 from smart.experiment.run_graph import Study
-from smart.experiment.status import Ledger, State, cell_state, is_stale
+from smart.experiment.status import RunLog, Status, cell_status, is_stale
 from tests.experiment.examples import fakes, make_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,11 +29,11 @@ drive(Path(sys.argv[1]))
 """
 
 
-def drive(root: Path, common: tuple[str, ...] = ()) -> tuple[Study, Ledger, list[str]]:
-    study, ledger, said = make_study(root), Ledger(root / "logs"), []
-    runner = Runner(ledger, common, fakes(root))
-    run_missing(study, ledger, one_after_the_other(runner, said.append), said.append)
-    return study, ledger, said
+def drive(root: Path, common: tuple[str, ...] = ()) -> tuple[Study, RunLog, list[str]]:
+    study, run_log, said = make_study(root), RunLog(root / "logs"), []
+    runner = Runner(run_log, common, fakes(root))
+    run_missing(study, run_log, one_after_the_other(runner, said.append), said.append)
+    return study, run_log, said
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[
 
 
 def test_everything_once_and_then_nothing(tmp_path: Path, calls: Callable[[], list[str]]) -> None:
-    study, ledger, _ = drive(tmp_path)
+    study, run_log, _ = drive(tmp_path)
     assert len(calls()) == len(study.runs) == 23
-    assert {ledger.state(run) for run in study.runs} == {State.DONE}
+    assert {run_log.state(run) for run in study.runs} == {Status.DONE}
     drive(tmp_path)
     assert calls() == []
 
@@ -62,20 +62,20 @@ def test_a_failure_stops_what_reads_it_and_is_tried_again(
     tmp_path: Path, calls: Callable[[], list[str]]
 ) -> None:
     (tmp_path / "fail").write_text("tiny_llama-seed2-")
-    study, ledger, said = drive(tmp_path)
-    states = [cell_state(cell, ledger) for cell in study.cells]
-    assert states.count(State.FAILED) == 4
-    assert states.count(State.DONE) == 5
+    study, run_log, said = drive(tmp_path)
+    states = [cell_status(cell, run_log) for cell in study.cells]
+    assert states.count(Status.FAILED) == 4
+    assert states.count(Status.DONE) == 5
     assert any("cannot do it" in line for line in said), "the log's end is shown"
-    failed = next(cell for cell in study.cells if cell_state(cell, ledger) is State.FAILED)
-    assert ledger.state(failed.runs[1]) is State.FAILED
-    assert ledger.state(failed.last) is State.STOPPED
-    assert "[!] train" in outlook(study, ledger, {})
+    failed = next(cell for cell in study.cells if cell_status(cell, run_log) is Status.FAILED)
+    assert run_log.state(failed.runs[1]) is Status.FAILED
+    assert run_log.state(failed.last) is Status.STOPPED
+    assert "[!] train" in outlook(study, run_log, {})
     calls()
     (tmp_path / "fail").unlink()
-    study, ledger, _ = drive(tmp_path)
+    study, run_log, _ = drive(tmp_path)
     assert len(calls()) == 8
-    assert {cell_state(cell, ledger) for cell in study.cells} == {State.DONE}
+    assert {cell_status(cell, run_log) for cell in study.cells} == {Status.DONE}
 
 
 def test_a_budget_beyond_the_tasks_is_infeasible_and_not_tried_again(
@@ -86,20 +86,20 @@ def test_a_budget_beyond_the_tasks_is_infeasible_and_not_tried_again(
     (tmp_path / "fail").write_text(target.name)
     script = fakes(tmp_path)
     (tmp_path / "said").write_text("budget=20: the 3 selected tasks hold 7 rows")
-    ledger = Ledger(tmp_path / "logs")
-    start = one_after_the_other(Runner(ledger, (), script), lambda line: None)
-    run_missing(study, ledger, start, lambda line: None)
-    assert ledger.state(target) is State.INFEASIBLE
-    assert cell_state(study.cells[0], ledger) is State.INFEASIBLE
+    run_log = RunLog(tmp_path / "logs")
+    start = one_after_the_other(Runner(run_log, (), script), lambda line: None)
+    run_missing(study, run_log, start, lambda line: None)
+    assert run_log.state(target) is Status.INFEASIBLE
+    assert cell_status(study.cells[0], run_log) is Status.INFEASIBLE
     assert any(call.startswith("evaluate") for call in calls()), "the others went on"
-    run_missing(study, ledger, start, lambda line: None)
+    run_missing(study, run_log, start, lambda line: None)
     assert calls() == []
 
 
 def test_what_was_made_from_something_else_is_made_again(
     tmp_path: Path, calls: Callable[[], list[str]]
 ) -> None:
-    study, ledger, _ = drive(tmp_path)
+    study, run_log, _ = drive(tmp_path)
     calls()
     mixture = study.cells[0].runs[0]
     manifest = mixture.folder / "manifest.json"
@@ -107,7 +107,7 @@ def test_what_was_made_from_something_else_is_made_again(
     assert is_stale(study.cells[0].runs[1])
     drive(tmp_path)
     assert sorted(call.split()[0] for call in calls()) == ["evaluate", "evaluate", "train", "train"]
-    assert {ledger.state(run) for run in study.runs} == {State.DONE}
+    assert {run_log.state(run) for run in study.runs} == {Status.DONE}
 
 
 def wait_for(path: Path) -> int:
@@ -130,22 +130,22 @@ def test_kill_9_loses_no_finished_stage(tmp_path: Path, calls: Callable[[], list
     os.kill(stage, signal.SIGKILL)
     driver.wait(timeout=60)
     before = [call for call in calls() if call.startswith("select")]
-    study, ledger, _ = drive(tmp_path)
+    study, run_log, _ = drive(tmp_path)
     again = calls()
     assert len(before) == 6
     assert not any(call.startswith("select") for call in again)
     assert len(again) == (2 if whom == "stage" else 8 + 9)
-    assert {ledger.state(run) for run in study.runs} == {State.DONE}
+    assert {run_log.state(run) for run in study.runs} == {Status.DONE}
 
 
 def test_a_plan_tells_states_and_costs_from_what_is_done(
     tmp_path: Path, calls: Callable[[], list[str]]
 ) -> None:
-    study, ledger = make_study(tmp_path), Ledger(tmp_path / "logs")
-    text = outlook(study, ledger, {study.cells[0].runs[0].id: "the pool holds 3 rows"})
+    study, run_log = make_study(tmp_path), RunLog(tmp_path / "logs")
+    text = outlook(study, run_log, {study.cells[0].runs[0].id: "the pool holds 3 rows"})
     assert "9 cells (7 waiting, 2 infeasible)" in text
     assert "the pool holds 3 rows" in text
     assert text.count("[-] evaluate") == 2
     assert not (tmp_path / "logs").exists(), "a plan writes nothing"
     drive(tmp_path)
-    assert "9 cells (9 done)" in outlook(study, ledger, {})
+    assert "9 cells (9 done)" in outlook(study, run_log, {})

@@ -14,7 +14,7 @@ from smart.experiment.execute import Runner, one_after_the_other, run_missing
 from smart.experiment.report import TaskMap
 from smart.experiment.results import read_table, write_results
 from smart.experiment.run_graph import Study
-from smart.experiment.status import Ledger
+from smart.experiment.status import RunLog
 from tests.experiment.examples import fakes, make_study, scores
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -25,20 +25,20 @@ TASKS = ["a/<b>first</b>", "a/second", "b/third"]
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A table of two strategies and two budgets; one cell failed."""
     monkeypatch.setenv("TRAPS", str(tmp_path))
-    study, ledger = make_study(tmp_path), Ledger(tmp_path / "logs")
+    study, run_log = make_study(tmp_path), RunLog(tmp_path / "logs")
     (tmp_path / "fail").write_text(study.cells[-2].runs[1].name)
     run_missing(
         study,
-        ledger,
-        one_after_the_other(Runner(ledger, (), fakes(tmp_path)), lambda line: None),
+        run_log,
+        one_after_the_other(Runner(run_log, (), fakes(tmp_path)), lambda line: None),
         lambda line: None,
     )
     fill(study)
-    table = read_table(study, ledger, {"reference": None, "metrics": None, "title": "Mine <&> others"})
+    table = read_table(study, run_log, {"reference": None, "metrics": None, "title": "Mine <&> others"})
     places = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 3.0]])
     folder = tmp_path / "tables" / "mine"
     task_map = TaskMap(TASKS, places, np.array([0.5, 0.25]))
-    write_results(folder, study, ledger, table, task_map, "python reproduce.py table=mine")
+    write_results(folder, study, run_log, table, task_map, "python reproduce.py table=mine")
     return folder / "report.html"
 
 

@@ -18,7 +18,7 @@ from smart.experiment.grid import Grid
 from smart.experiment.reference import read_reference
 from smart.experiment.render import Table, as_csv, differences, latex, markdown
 from smart.experiment.scores import check_metrics, shared_metrics
-from smart.experiment.table import Material, Row, make_rows
+from smart.experiment.table import Material, TableRow, make_rows
 from tests.experiment.examples import make_study, scores, write_scores
 
 GRID = Grid.of(
@@ -52,7 +52,7 @@ def materials(tmp_path: Path) -> list[Material]:
     ]
 
 
-def rows_of(materials: list[Material]) -> tuple[list[Metric], list[Row]]:
+def rows_of(materials: list[Material]) -> tuple[list[Metric], list[TableRow]]:
     metrics = shared_metrics([one for m in materials for one in m.scores], None)
     return metrics, make_rows(GRID, materials, metrics)
 

@@ -18,10 +18,10 @@ import pyarrow
 import pytest
 import torch
 
-from smart.cli.select import VERSION as SELECT
-from smart.evaluation.run import VERSION as EVALUATE
+from smart.evaluation.job import VERSION as EVALUATE
 from smart.experiment.results import VERSION as TABLE
 from smart.runtime.manifest import make_key
+from smart.selection.keys import VERSION as SELECT
 from smart.training.job import VERSION as TRAIN
 from tests.pins.examples import planned_runs, run_script, write_finished_run, write_inputs
 

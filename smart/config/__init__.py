@@ -1,0 +1,26 @@
+"""What every command's configuration rests on: composing, field types, keys, counts, and errors that come together."""
+
+from smart.config.compose import Composition, compose, conf_dir, read_config
+from smart.config.counts import Count, parse_count
+from smart.config.errors import ConfigError, Infeasible, Problems, UserError, nearest
+from smart.config.options import asked, check_types, deciding, declared, option, read_options
+
+__all__ = [
+    "Composition",
+    "ConfigError",
+    "Count",
+    "Infeasible",
+    "Problems",
+    "UserError",
+    "asked",
+    "check_types",
+    "compose",
+    "conf_dir",
+    "deciding",
+    "declared",
+    "nearest",
+    "option",
+    "parse_count",
+    "read_config",
+    "read_options",
+]

@@ -1,0 +1,104 @@
+"""From conf/ and overrides to a configuration, as a command's own line composes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import smart
+from smart.config.errors import Problems
+from smart.config.options import read_options
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A composed configuration, still without types."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Every key, interpolations resolved."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Which file of each group was chosen: {"fn": "graphcut"}."""
+    overrides: tuple[str, ...] = ()
+    """The words of the command line that set keys."""
+    hydra_overrides: tuple[str, ...] = ()
+    """Those that set Hydra's own."""
+    config_dirs: tuple[str, ...] = ()
+    """Folders of the user's own configurations (--config-dir)."""
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    """`values` before interpolations are resolved, from which runs of a grid are named."""
+
+    @classmethod
+    def of(cls, config: DictConfig, hydra: Any) -> Composition:
+        """From what Hydra hands over: the configuration, and its own part of it."""
+        from omegaconf import OmegaConf
+
+        def plain(resolve: bool) -> dict[str, Any]:
+            found = OmegaConf.to_container(config, resolve=resolve)
+            assert isinstance(found, dict)
+            return {str(key): value for key, value in found.items()}
+
+        return cls(
+            values=plain(resolve=True),
+            choices={str(key): str(value) for key, value in hydra.runtime.choices.items()},
+            overrides=tuple(hydra.overrides.task),
+            hydra_overrides=tuple(hydra.overrides.hydra),
+            config_dirs=tuple(s.path for s in hydra.runtime.config_sources if s.provider == "command-line"),
+            raw=plain(resolve=False),
+        )
+
+
+def compose(command: str, overrides: Sequence[str] = ()) -> Composition:
+    """What `python COMMAND.py OVERRIDES` would compose.
+
+    Raises:
+        Hydra's errors: for keys and choices that do not exist.
+    """
+    from hydra import compose as compose_config
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    here = GlobalHydra.instance().is_initialized()  # not so outside a command, and in a launcher's worker
+    with nullcontext() if here else initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose_config(command, list(overrides), return_hydra_config=True)
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return Composition.of(ours, config.hydra)
+
+
+def read_config(cls: type[Options], composed: Composition) -> Options:
+    """A command's typed configuration.
+
+    Args:
+        cls: its dataclass of options, with a field `composed`.
+
+    Raises:
+        ConfigError: with every wrong value.
+    """
+    problems = Problems()
+    config = read_options(
+        cls, composed.values, problems, choices=composed.choices, extra={"composed": composed}
+    )
+    problems.raise_if_any()
+    assert config is not None
+    return config
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: conf/ of a clone or an editable install, or its copy inside the wheel.
+
+    Raises:
+        FileNotFoundError: where neither is there, since no command can start.
+    """
+    package = Path(smart.__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "select.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no conf/ folder beside or inside {package}; reinstall smart")

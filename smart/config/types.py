@@ -1,0 +1,106 @@
+"""Field types of options, and how messages describe them."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AfterValidator, AllowInfNan, BeforeValidator
+
+from smart.config.counts import Count, parse_count
+from smart.config.errors import ConfigError
+
+
+def _path(value: object) -> object:
+    return Path(value).expanduser() if isinstance(value, str) and value else value
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _count(value: object) -> Count:
+    if isinstance(value, Count):
+        return value
+    try:
+        return parse_count(value, "")
+    except ConfigError as error:
+        raise ValueError(str(error).partition(": ")[2]) from error
+
+
+def _rows(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value == 0:
+        return 0
+    count = _count(value)
+    if count.number is None:
+        raise ValueError("must be a number of rows")
+    return count.number
+
+
+def _component(value: str) -> str:
+    if not value.strip() or "/" in value or "\\" in value or value in (".", ".."):
+        raise ValueError("names files, so it must be one name without a slash")
+    return value
+
+
+Whole = Annotated[int, Ge(0)]
+Positive = Annotated[int, Ge(1)]
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+Number = Annotated[float, AllowInfNan(False)]
+PositiveNumber = Annotated[float, Gt(0), AllowInfNan(False)]
+Share = Annotated[float, Ge(0), Lt(1)]
+Folder = Annotated[Path, BeforeValidator(_path)]
+"""A path, from text."""
+Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+"""A tuple of texts, from a list."""
+Name = Annotated[str, AfterValidator(_component)]
+"""One component of a path."""
+Rows = Annotated[Any, BeforeValidator(_rows)]
+"""A number of rows as an int, from 2000 or 2k; 0 for none."""
+RowCount = Annotated[Any, BeforeValidator(_count)]
+"""A Count: rows, or a share of the pool."""
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text (put it in quotes)",
+    Path: "a path",
+    type(None): "null",
+}
+_BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}
+
+
+def describe(kind: Any) -> str:
+    """A type in words: "a whole number, at least 1, or null"."""
+    if get_origin(kind) in (Union, types.UnionType):
+        parts = [describe(one) for one in get_args(kind)]
+        return ", ".join(parts[:-1]) + (", or " if any("," in part for part in parts) else " or ") + parts[-1]
+    if get_origin(kind) is Annotated:
+        inner, *marks = get_args(kind)
+        bounds = [
+            f"{word} {getattr(mark, name)}"
+            for mark in marks
+            for cls, (name, word) in _BOUNDS.items()
+            if isinstance(mark, cls)
+        ]
+        return ", ".join([describe(inner), *bounds])
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) in (list, tuple, Sequence):
+        inner = [one for one in get_args(kind) if one is not ...]
+        return f"a list of {_plural(inner[0])}" if inner else "a list"
+    if get_origin(kind) in (dict, Mapping):
+        return "a mapping such as {key: value}"
+    if is_dataclass(kind):
+        return "a mapping of options"
+    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _plural(kind: Any) -> str:
+    words = {str: "texts", int: "whole numbers", float: "numbers"}
+    return words.get(kind, "values")

@@ -1,0 +1,48 @@
+"""What an evaluation is asked for: the options of evaluate.py, typed and checked before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from smart.benchmarks.suites import Suite
+from smart.config import option
+from smart.config.types import Folder, Positive, Seed
+from smart.model import ModelOptions
+from smart.runtime.common_config import CommonConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(CommonConfig):
+    """The options of `python evaluate.py`. conf/evaluate.yaml has the defaults."""
+
+    suite: Suite = option(default_factory=lambda: Suite("paper", ("mmlu", "bbh_zeroshot"), shots=0))
+    """Which of lm-eval's tasks, with how many shots."""
+    seed: Seed = option(23, role="input", through="comparison")
+    """Seed of a comparison's bootstrap; scores have lm-eval's own seeds."""
+    model: ModelOptions | None = option(None, role="input", through="model")
+    """None: the adapter knows its own."""
+    adapter: Folder | None = option(None, role="input", through="model")
+    """A folder with an adapter, or with a whole model (full tuning, merged)."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """float32 is slower, and hardly depends on batch_size."""
+    four_bit: bool | None = None
+    """The base in 4 bits (NF4); None: as the adapter was trained, and never for a model without adapter."""
+    batch_size: Positive | Literal["auto"] = 8
+    """Prompts at once; auto: as many as a GPU holds. In bfloat16 it changes scores: keep it fixed to compare."""
+    max_length: Positive | None = option(None, hint="leave it null for what the model was trained on")
+    """Tokens of prompt and answer; None: what the model was trained on."""
+    chat_template: bool = False
+    """Send prompts through the tokenizer's template; in training they are plain text."""
+    limit: Positive | None = option(None, hint="leave it null for all")
+    """The first so many items of each task; None: as the suite says."""
+    benchmark_data: Folder | None = option(None, role="input", through="benchmarks")
+    """A folder with mmlu.parquet and bbh.parquet, instead of the hub."""
+    compare: list[str] | dict[str, list[str]] | None = option(None, role="input", through="scores")
+    """Two folders of scores, or name → folders of runs over seeds; None: score."""
+
+    @property
+    def cache(self) -> Path:
+        """Folder of caches: models, answers, benchmarks."""
+        return self.output_root / "cache"

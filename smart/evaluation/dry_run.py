@@ -1,0 +1,42 @@
+"""plan=true: what an evaluation would answer and cost, from the tokens of all its prompts."""
+
+from __future__ import annotations
+
+from smart.evaluation.job import EvaluationJob, load_tasks
+from smart.evaluation.model_under_test import wrap
+from smart.evaluation.scoring import run_suite
+from smart.runtime.speed import measure
+
+
+def describe_plan(job: EvaluationJob) -> str:
+    """What a run would answer and cost, from the tokens of all its prompts; loads no weights."""
+    from smart.evaluation.cached_lm import CountingLM
+
+    suite, tokenizer = load_tasks(job)
+    model = job.model.base.skeleton()
+    lm = CountingLM(wrap(model, tokenizer, job.model))
+    results = run_suite(lm, suite, job.limit, job.config.chat_template)
+    items = sum(counts["effective"] for counts in results["n-samples"].values())
+    tally = lm.tally
+    weights = sum(weight.numel() for weight in model.parameters())
+    precision = job.model.precision
+    speed, at_once = measure(precision.dtype), precision.batch_size if precision.batch_size != "auto" else 8
+    calls = tally.new_tokens / int(at_once)
+    width = 4 if precision.dtype == "float32" else 2
+    seconds = speed.start + speed.reading(weights, tally.input_tokens)
+    seconds += speed.call * tally.requests / int(at_once)
+    seconds += speed.writing(weights, calls, int(at_once), width)
+    lines = {
+        "items": f"{items:,} of {len(suite.loaded['tasks'])} tasks; {tally.requests:,} requests",
+        "tokens": f"{tally.input_tokens:,} read, at most {tally.new_tokens:,} generated",
+        "truncated": f"{tally.truncated:,} prompts longer than the model's context",
+        "time": f"about {_duration(seconds)}, good for a factor of two ({speed.name})",
+    }
+    head = f"Plan: suite {job.suite.name} on {job.model.name}"
+    return "\n".join([head, *(f"  {name:<10} {value}" for name, value in lines.items())])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

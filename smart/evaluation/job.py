@@ -1,0 +1,101 @@
+"""What an evaluation needs before any weight is read: the model found, the suite named, the key made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smart.benchmarks.offline import build_cache, content_key, data_from
+from smart.benchmarks.suites import LoadedSuite, Suite, load_suite
+from smart.config import deciding
+from smart.evaluation.config import EvaluateConfig
+from smart.evaluation.heldout import groups_in, write_tasks
+from smart.evaluation.model_under_test import ModelUnderTest, Precision, find_model
+from smart.runtime.files import hash_file
+from smart.runtime.manifest import make_key, versions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 2
+"""Raised whenever the same job gives other scores."""
+PACKAGES = ("lm_eval", "torch", "transformers", "peft", "datasets", "bitsandbytes")
+TOKENIZER_TEXTS = 2_000
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """An evaluation that may start."""
+
+    config: EvaluateConfig
+    model: ModelUnderTest
+
+    @property
+    def suite(self) -> Suite:
+        return self.config.suite
+
+    @property
+    def limit(self) -> int | None:
+        """Items of each task at most; None: all."""
+        return self.suite.limit if self.config.limit is None else self.config.limit
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """All that decides the scores, beside the data."""
+        precision = asdict(self.model.precision)
+        options = {name: value for name, value in deciding(self.config).items() if name not in precision}
+        return {
+            **options,
+            "limit": self.limit,
+            "subject": self.model.identity,
+            "versions": versions(*PACKAGES),
+        }
+
+    @property
+    def inputs(self) -> list[str]:
+        """Hashes of the data."""
+        data = [content_key(self.config.benchmark_data)] if self.config.benchmark_data else []
+        return data + ([hash_file(Path(self.suite.collection))] if self.suite.collection else [])
+
+    @property
+    def key(self) -> str:
+        return make_key(self.deciding, self.inputs, VERSION)
+
+
+def prepare(config: EvaluateConfig) -> EvaluationJob:
+    """Find the model.
+
+    Raises:
+        UserError: where model or adapter cannot be found, or do not belong together.
+    """
+    precision = Precision(config.dtype, config.four_bit, config.batch_size, config.max_length)
+    return EvaluationJob(config, find_model(config.model, config.adapter, precision))
+
+
+def load_tasks(job: EvaluationJob) -> tuple[LoadedSuite, PreTrainedTokenizerBase]:
+    """The suite with its data, and the tokenizer."""
+    suite, cache, data = job.suite, job.config.cache, None
+    if job.config.benchmark_data:
+        data = build_cache(job.config.benchmark_data, cache / "benchmarks")
+    if not suite.collection:
+        with data_from(data):
+            loaded = load_suite(suite.tasks, suite.shots)
+        return loaded, job.model.tokenizer(lambda: _texts(loaded))
+    tokenizer = job.model.tokenizer(list)
+    extra = write_tasks(Path(suite.collection), tokenizer, cache / "heldout")
+    if not data and not suite.tasks:
+        data = cache / "heldout" / "datasets"
+    with data_from(data):
+        return load_suite(_names(suite, groups_in(extra)), suite.shots, extra), tokenizer
+
+
+def _names(suite: Suite, groups: list[str]) -> list[str]:
+    """What a suite with a collection asks for: groups of the collection that it names, or all of them."""
+    return list(suite.tasks) if set(groups) & set(suite.tasks) else [*suite.tasks, *groups]
+
+
+def _texts(suite: LoadedSuite) -> list[str]:
+    # On which a tiny model's tokenizer is trained.
+    documents = [doc for task in suite.loaded["tasks"].values() for doc in list(task.eval_docs)[:100]]
+    return [" ".join(str(value) for value in doc.values()) for doc in documents][:TOKENIZER_TEXTS]

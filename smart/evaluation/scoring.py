@@ -1,0 +1,132 @@
+"""Scoring: lm-eval's own evaluation of a loaded model, and the folder of scores."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smart.benchmarks.suites import SEEDS, LoadedSuite, chance, check_room
+from smart.config import UserError
+from smart.evaluation.job import PACKAGES, VERSION, EvaluationJob, load_tasks
+from smart.evaluation.model_under_test import load_lm, settings
+from smart.evaluation.scores import samples_table, summarize, task_hashes, write_scores
+from smart.runtime.files import atomic_folder
+from smart.runtime.manifest import make_key, versions, write_manifest
+from smart.runtime.memory import peak_memory
+
+if TYPE_CHECKING:
+    import torch
+    from lm_eval.api.model import LM
+
+    from smart.evaluation.cached_lm import Processes
+
+THEIRS = ("results", "groups", "versions", "n-shot", "n-samples", "configs")
+"""What is kept of lm-eval's own results."""
+log = logging.getLogger(__name__)
+
+
+def score(job: EvaluationJob, folder: Path, processes: Processes, device: torch.device) -> dict[str, Any]:
+    """Answer and score every item, on as many processes as call this; the main one writes the folder.
+
+    Raises:
+        UserError: for tasks, data, a model or an adapter that cannot be used.
+    """
+    from smart.evaluation.cached_lm import AnswerStore, CachedLM
+
+    _check_device(job, device)
+    started = time.monotonic()
+    suite, tokenizer = load_tasks(job)
+    check_room(suite, job.model.precision.max_length)
+    inner = load_lm(job.model, tokenizer, job.config.cache / "models", device)
+    used = settings(inner, job.model)
+    answers = job.config.cache / "answers" / make_key({**used, "versions": versions(*PACKAGES)}, [], VERSION)
+    lm = CachedLM(inner, AnswerStore(answers, f"{job.key[:8]}-{processes.rank}"), processes)
+    loaded = time.monotonic()
+    results = run_suite(lm, suite, job.limit, job.config.chat_template)
+    samples = samples_table(results.pop("samples"))
+    if lm.tally.truncated:
+        lost, asked, room = (f"{n:,}" for n in (lm.tally.truncated, lm.tally.requests, inner.max_length))
+        log.warning("%s of %s prompts are longer than %s tokens and lost their left part.", lost, asked, room)
+    content = {
+        **{key: results.get(key, {}) for key in THEIRS},
+        "scores": summarize(samples, suite.parts, results["results"], _categories(suite), chance(suite)),
+        "parts": suite.parts,
+        "task_hashes": task_hashes(samples),
+        "model": used,
+        "chat_template": job.config.chat_template,
+        "requests": asdict(lm.tally),
+        "seeds": SEEDS,
+        "packages": versions(*PACKAGES),
+        "seconds": {"load": round(loaded - started, 2), "all": round(time.monotonic() - started, 2)},
+    }
+    if processes.rank == 0:
+        with atomic_folder(folder) as draft:
+            write_scores(draft, samples, content)
+            write_manifest(draft, _manifest(job, content))
+    return content
+
+
+def _categories(suite: LoadedSuite) -> dict[str, str]:
+    found = {name: (task.get_config("metadata") or {}) for name, task in suite.loaded["tasks"].items()}
+    return {name: data["category"] for name, data in found.items() if "category" in data}
+
+
+def _manifest(job: EvaluationJob, content: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "scores",
+        "key": job.key,
+        "inputs": job.inputs,
+        "config": job.deciding,
+        "model": content["model"],
+        "adapter": {key: job.model.manifest.get(key) for key in ("key", "mixture", "config")},
+        "counts": content["requests"],
+        "seconds": content["seconds"],
+        "peak_memory": peak_memory(),
+    }
+
+
+def _check_device(job: EvaluationJob, device: torch.device) -> None:
+    """Refuse an automatic batch size where no memory limit can be found."""
+    if job.model.precision.batch_size == "auto" and device.type == "cpu":
+        raise UserError(
+            "batch_size=auto: needs a GPU, whose memory it fills; give a number, such as batch_size=8"
+        )
+
+
+def run_suite(lm: LM, suite: LoadedSuite, limit: int | None, chat_template: bool = False) -> dict[str, Any]:
+    """lm-eval's own evaluation of tasks that are loaded, with the seeds of its command.
+
+    Returns:
+        lm-eval's results with samples.
+    """
+    import torch
+    from lm_eval.evaluator import evaluate
+
+    random.seed(SEEDS["python"])
+    np.random.seed(SEEDS["numpy"])
+    torch.manual_seed(SEEDS["torch"])
+    with _without_bars():
+        results = evaluate(lm, suite.loaded, limit=limit, apply_chat_template=chat_template)
+    assert results is not None
+    return dict(results)
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    # lm-eval draws a bar for each of 84 subtasks, each of which takes no time.
+    from lm_eval.api import task
+
+    before = task.tqdm
+    task.tqdm = lambda rows, **_: rows
+    try:
+        yield
+    finally:
+        task.tqdm = before

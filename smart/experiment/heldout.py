@@ -1,0 +1,48 @@
+"""The file of unseen tasks that a grid makes from a collection, for evaluate.suite=heldout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from smart.collection import load
+from smart.runtime.files import atomic_file
+from smart.runtime.locks import locked
+from smart.runtime.manifest import make_key
+
+_NAMES = {"inputs": "inputs", "targets": "targets", "task_name": "task_name", "submixture": "task_source"}
+"""Column of a collection → its name in the file, as suite=heldout reads it."""
+
+
+def heldout_file(options: Mapping[str, Any], root: Path) -> Path:
+    """Where the file lies: named by what it is made from.
+
+    Args:
+        options: `_target_` and the options of a source.
+        root: the folder of artifacts.
+    """
+    return root / "cache" / "heldout" / f"tasks-{make_key(options, [], 1)[:8]}.parquet"
+
+
+def write_heldout(options: Mapping[str, Any], root: Path) -> None:
+    """Write the file, once."""
+    path = heldout_file(options, root)
+    with locked(path.with_suffix(".lock")):
+        if not path.exists():
+            rows = heldout_rows(options)
+            with atomic_file(path) as draft:
+                pq.write_table(rows, draft)
+
+
+def heldout_rows(options: Mapping[str, Any]) -> pa.Table:
+    """Rows of unseen tasks, zero-shot alone: inputs, targets, task_name, task_source."""
+    from hydra.utils import instantiate
+
+    rows = load(instantiate(dict(options))).train
+    rows = rows.filter(pc.starts_with(rows["template_type"].cast(pa.string()), "zs"))
+    return pa.table({name: rows[column].cast(pa.string()) for column, name in _NAMES.items()})

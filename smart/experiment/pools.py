@@ -1,0 +1,87 @@
+"""Pools of a grid's selections: each is read once, however many cells choose from it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from smart.config import Infeasible, UserError, compose, read_config
+from smart.experiment.grid import spell
+from smart.experiment.report import TaskMap
+from smart.experiment.run_graph import StageRun, Study
+from smart.experiment.status import is_done
+from smart.mixture.figures import project
+from smart.selection import SelectConfig
+from smart.selection.keys import pool_key
+from smart.selection.pool import Pool, read_pool
+from smart.selection.tasks import resolve_sizes
+from smart.selection.vectors import make_vectors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Pools:
+    """Reads the pools of selections, and keeps them."""
+
+    root: Path
+    """The folder of artifacts."""
+    _known: dict[str, Pool] = field(default_factory=dict)
+
+    def read(self, run: StageRun) -> tuple[SelectConfig, Pool]:
+        """A selection's options and its pool.
+
+        Raises:
+            UserError: where the pool cannot be read here.
+        """
+        overrides = [*run.overrides, f"output_root={spell(str(self.root))}"]
+        # A plan writes nothing, but a collection that is kept already may be read.
+        overrides += [] if (self.root / "cache/collections").exists() else ["plan=true"]
+        composed = compose("select", overrides)
+        config, key = read_config(SelectConfig, composed), pool_key(composed)
+        if key not in self._known:
+            self._known[key] = read_pool(config)
+        return config, self._known[key]
+
+    def of_study(self, study: Study) -> dict[str, tuple[SelectConfig, Pool]]:
+        """Id of each selection that is still to be made → its options and pool, where it can be read here."""
+        found = {}
+        for run in study.runs:
+            if run.stage != "select" or is_done(run):
+                continue
+            try:
+                found[run.id] = self.read(run)
+            except (UserError, OSError) as error:  # a pool that is not here yet says nothing
+                log.info("%s: its pool cannot be read here (%s)", run.id, str(error).splitlines()[0])
+        return found
+
+
+def infeasible(pools: dict[str, tuple[SelectConfig, Pool]]) -> dict[str, str]:
+    """Id of each selection that cannot be made → why, as far as its pool's sizes tell."""
+    found: dict[str, str] = {}
+    for run, (config, pool) in pools.items():
+        try:
+            num_tasks, budget = resolve_sizes(config, pool)
+        except Infeasible as error:
+            found[run] = str(error)
+            continue
+        held = int(np.sort(pool.groups.sizes.sum(axis=1))[-num_tasks:].sum())
+        if budget > held:
+            found[run] = (
+                f"budget={config.budget.text}: any {num_tasks} tasks of the pool hold at most {held:,} rows"
+            )
+    return found
+
+
+def task_map(study: Study, pools: Pools) -> TaskMap | None:
+    """Where the tasks of the first finished selection with vectors lie; None where there is none."""
+    for run in study.runs:
+        if run.stage == "select" and is_done(run):
+            config, pool = pools.read(run)
+            made = make_vectors(config, pool)
+            if made is not None and len(pool.groups.tasks) > 1:
+                return TaskMap(["/".join(task) for task in pool.groups.tasks], *project(made[1].task_means))
+    return None

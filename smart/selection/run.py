@@ -1,0 +1,220 @@
+"""The paper's two stages from top to bottom: pool, vectors, tasks and budgets, instances, mixture."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from smart.mixture import TaskBudgets, sample_validation, summarise, write_mixture
+from smart.mixture.budgets import read_tasks
+from smart.runtime.files import make_writable
+from smart.runtime.locks import locked
+from smart.runtime.logs import log_so_far
+from smart.runtime.manifest import is_made, read_manifest, versions
+from smart.runtime.memory import peak_memory
+from smart.runtime.progress import Clock
+from smart.runtime.tracking import flatten, track
+from smart.selection.config import SelectConfig
+from smart.selection.decontamination import questions
+from smart.selection.dry_run import describe_plan
+from smart.selection.instances import approximation, choose_rows
+from smart.selection.keys import mixture_key
+from smart.selection.pool import Pool, read_pool
+from smart.selection.tasks import budget_tasks, resolve_sizes
+from smart.selection.vectors import distinct_in_groups, few_distinct, input_keys, make_vectors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SelectedMixture:
+    """A mixture folder."""
+
+    path: Path
+    summary: str = ""
+    """A table for the terminal; empty where the mixture was there already."""
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What it was made from, with counts and file hashes."""
+        return read_manifest(self.path) or {}
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """The training rows: prompt, response, submixture, task_name, template_type, row, completion."""
+        return pq.read_table(self.path / "train.parquet")
+
+    @cached_property
+    def tasks(self) -> list[dict[str, str]]:
+        """tasks.csv: one entry for each task of the pool."""
+        return read_tasks(self.path / "tasks.csv")
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """What was chosen, and what the manifest says about how."""
+
+    tasks: TaskBudgets
+    rows: pa.Table
+    task_means: np.ndarray | None
+    """float32 (tasks, d); None where no function needed vectors."""
+    warnings: list[str]
+    counts: dict[str, int]
+    distinct: dict[str, list[int]]
+    approximation: dict[str, Any] | None
+
+
+def select(config: SelectConfig) -> SelectedMixture:
+    """Make the mixture that the configuration asks for, or find it made.
+
+    Raises:
+        Infeasible: where the pool or the selected tasks hold fewer rows than the budget.
+        UserError: for a collection, an encoder or a folder that cannot be used.
+    """
+    make_writable("output_root", config.output_root)
+    clock = Clock()
+    with clock("collection"):
+        pool = read_pool(config)
+        num_tasks, budget = resolve_sizes(config, pool)
+        inputs = input_keys(config, pool)
+    key = mixture_key(config, inputs, budget)
+    folder = config.output or config.output_root / "mixtures" / f"{_stem(config, pool)}-{key[:8]}"
+    make_writable("output", folder.parent)
+    with locked(folder.with_name(f".{folder.name}.lock")):
+        if is_made(folder, key, "mixture", config.overwrite):
+            return SelectedMixture(folder)
+        selection = _select(config, pool, num_tasks, budget, clock)
+        counts = _write(config, pool, selection, key, inputs, folder, clock)
+        _track(config, folder, key, counts)
+    return SelectedMixture(folder, summarise(selection.tasks))
+
+
+def plan(config: SelectConfig) -> str:
+    """What the selection would do and cost, as text; writes nothing."""
+    pool = read_pool(config)
+    return describe_plan(config, pool, *resolve_sizes(config, pool))
+
+
+def fetch(config: SelectConfig) -> None:
+    """Download what the selection needs, for machines without a network."""
+    config.collection.fetch()
+    if config.needs_vectors:
+        config.encoder.fetch()
+    if config.decontaminate:
+        questions(config.benchmark_data, config.heldout_data)
+
+
+def _select(config: SelectConfig, pool: Pool, num_tasks: int, budget: int, clock: Clock) -> _Selection:
+    """Both stages, each with its seconds in `clock`."""
+    with clock("embeddings"):
+        made = make_vectors(config, pool)
+    vectors, statistics = made or (None, None)
+    task_means = statistics.task_means if statistics else None
+    with clock("tasks"):
+        tasks = budget_tasks(config, pool, task_means, num_tasks, budget)
+    with clock("orderings"):
+        rows = choose_rows(config, pool, vectors, tasks)
+    if vectors is None or statistics is None:
+        return _Selection(tasks, rows, None, [], {}, {}, None)
+    return _Selection(
+        tasks,
+        rows,
+        task_means,
+        warnings=few_distinct(pool, statistics.distinct),
+        counts={"truncated_prompts": vectors.truncated, "distinct_vectors": int(statistics.distinct.sum())},
+        distinct=distinct_in_groups(pool, statistics.distinct),
+        approximation=approximation(config, pool, vectors, tasks),
+    )
+
+
+def _stem(config: SelectConfig, pool: Pool) -> str:
+    """sni-25k-graphcut-facility_location: what a person looks for in a list of folders."""
+    how = [config.strategy] if config.strategy != "smart" else [config.fn.name, config.instance_fn.name]
+    tasks = [f"{config.num_tasks}tasks"] if config.num_tasks else []
+    return "-".join([pool.collection.name, config.budget.text.replace("%", "pct"), *tasks, *how])
+
+
+def _write(
+    config: SelectConfig,
+    pool: Pool,
+    selection: _Selection,
+    key: str,
+    inputs: list[str],
+    folder: Path,
+    clock: Clock,
+) -> dict[str, int]:
+    """Write the mixture; returns its counts."""
+    for warning in selection.warnings:
+        log.warning("%s", warning)
+    validation = _validation_rows(config, pool)
+    counts = {
+        "rows": len(selection.rows),
+        "validation_rows": 0 if validation is None else len(validation),
+        "tasks": len(selection.tasks.selected),
+        "pool_rows": len(pool.table),
+        "pool_tasks": len(pool.groups.tasks),
+        **selection.counts,
+    }
+    manifest = {
+        "kind": "mixture",
+        "key": key,
+        "inputs": inputs,
+        "config": dict(config.composed.values),
+        "choices": config.choices,
+        "source": pool.source,
+        "counts": counts,
+        "distinct_vectors": selection.distinct,
+        "drops": pool.drops,
+        **_contamination(pool, selection, validation),
+        "warnings": selection.warnings,
+        "approximation": selection.approximation,
+        "versions": versions("numpy", "pyarrow", "numba"),
+        "seconds": clock.seconds,
+        "peak_memory": peak_memory(),
+    }
+    write_mixture(
+        folder,
+        selection.rows,
+        validation,
+        selection.tasks,
+        manifest,
+        seed=config.seed,
+        task_embeddings=selection.task_means,
+        log=log_so_far(),
+    )
+    return counts
+
+
+def _validation_rows(config: SelectConfig, pool: Pool) -> pa.Table | None:
+    """The fixed sample of the pool's validation split; None where it has none or none was asked for."""
+    if pool.validation is None or not config.validation_rows:
+        return None
+    return sample_validation(pool.validation, config.validation_rows, config.seed)
+
+
+def _contamination(pool: Pool, selection: _Selection, validation: pa.Table | None) -> dict[str, Any]:
+    if pool.contamination is None:
+        return {}
+    mixture = {"train": selection.rows, "validation": validation}
+    return {"contamination": pool.contamination.describe(pool.collection, mixture)}
+
+
+def _track(config: SelectConfig, folder: Path, key: str, counts: dict[str, int]) -> None:
+    flat = flatten("select", config.composed.values, config.choices)
+    with track(
+        config.tracker, job_type="select", name=folder.name, config=flat, folder=config.output_root / "wandb"
+    ) as run:
+        with (folder / "tasks.csv").open(encoding="utf-8", newline="") as file:
+            header, *lines = csv.reader(file)
+        run.summary(counts)
+        run.table("tasks", header, lines)
+        run.figures(folder / "figures")
+        run.artifact(folder, "mixture", {"key": key})

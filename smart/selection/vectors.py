@@ -1,0 +1,78 @@
+"""The vectors of a pool, and what they say about it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from smart.embedding import Outlook, Summary, Vectors, embed, look_up, summarize
+from smart.selection.config import SelectConfig
+from smart.selection.pool import Pool
+from smart.templates import TEMPLATES
+
+FEW_DISTINCT = 0.5
+"""Below this share of distinct vectors, ties decide most of the order inside a group."""
+
+
+def plan_vectors(config: SelectConfig, pool: Pool) -> Outlook | None:
+    """What embedding would do; None where neither fn nor instance_fn needs vectors."""
+    if not config.needs_vectors:
+        return None
+    return look_up(pool.prompts, config.encoder, config.cache / "embeddings")
+
+
+def make_vectors(config: SelectConfig, pool: Pool) -> tuple[Vectors, Summary] | None:
+    """Vectors and task means; None where neither fn nor instance_fn needs any."""
+    if not config.needs_vectors:
+        return None
+    vectors = embed(pool.prompts, config.encoder, config.cache / "embeddings")
+    return vectors, summarize(vectors, pool.groups.offsets)
+
+
+def input_keys(config: SelectConfig, pool: Pool) -> list[str]:
+    """Keys of what the mixture is made from: the collection's rows, and the vectors where they are needed.
+
+    Empty for a plan whose encoder has to be downloaded first.
+    """
+    rows = [pool.collection.fingerprint] + ([pool.contamination.key] if pool.contamination else [])
+    planned = plan_vectors(config, pool)
+    if planned is None:
+        return rows
+    if planned.key is None:
+        if config.plan:
+            return []
+        config.encoder.fetch()
+        planned = plan_vectors(config, pool)
+    assert planned is not None
+    assert planned.key is not None
+    return [*rows, planned.key]
+
+
+def distinct_in_groups(pool: Pool, distinct: np.ndarray) -> dict[str, list[int]]:
+    """For each group with rows, "submixture/task/template": distinct vectors, and rows."""
+    sizes = np.diff(pool.groups.offsets)
+    return {
+        "/".join((*pool.groups.tasks[group // 4], TEMPLATES[group % 4])): [
+            int(distinct[group]),
+            int(sizes[group]),
+        ]
+        for group in np.flatnonzero(sizes).tolist()
+    }
+
+
+def few_distinct(pool: Pool, distinct: np.ndarray) -> list[str]:
+    """Warnings for groups where most prompts have the same vector as another."""
+    sizes = np.diff(pool.groups.offsets)
+    share = distinct / np.maximum(sizes, 1)
+    few = np.flatnonzero((share < FEW_DISTINCT) & (sizes > 1))
+    if not len(few):
+        return []
+    worst = few[np.argsort(share[few], kind="stable")[:3]]
+    names = ", ".join(
+        f"{'/'.join(pool.groups.tasks[g // 4])} {TEMPLATES[g % 4]} ({distinct[g]} of {sizes[g]})"
+        for g in worst
+    )
+    return [
+        f"In {len(few)} of {(sizes > 0).sum()} groups fewer than half of the prompts have a vector of their own, so "
+        f"which rows are chosen there is decided by ties: {names}. Prompts may be cut before they differ (see "
+        "encoder.max_length and encoder.truncation) or repeat."
+    ]

@@ -1,0 +1,92 @@
+"""What a training is asked for: the options of train.py, typed and checked before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+from pydantic import BeforeValidator
+
+from smart.config import Problems, option
+from smart.config.types import Positive, PositiveNumber
+from smart.model import ModelOptions, TuningOptions
+from smart.model.tokens import Overlength
+from smart.runtime.common_config import CommonConfig
+
+
+def _named(value: object) -> object:
+    if not value:
+        raise ValueError("needs a folder, file or hub name")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(CommonConfig):
+    """The options of `python train.py`. conf/train.yaml has the defaults."""
+
+    mixture: Annotated[str, BeforeValidator(_named)] = option(
+        role="input", through="mixture", hint="python select.py makes one"
+    )
+    """A mixture's folder; a file, folder or hub name with prompt and response; or a published mixture."""
+    model: ModelOptions = option(default_factory=lambda: ModelOptions("mistralai/Mistral-7B-v0.1"))
+    tuning: TuningOptions = option(default_factory=TuningOptions)
+    """Which weights learn, and how."""
+    batch_size: Positive = 64
+    """Examples per optimiser step, over all processes and accumulation steps."""
+    micro_batch_size: Positive = 8
+    """Examples that one process takes through the model at once."""
+    epochs: PositiveNumber = 1.0
+    max_steps: Positive | None = option(None, hint="leave it null for as many as the epochs need")
+    """Optimiser steps; None: as many as `epochs` need."""
+    learning_rate: PositiveNumber = 2e-4
+    max_length: Annotated[int, Ge(3)] | None = option(
+        None,
+        hint="a row is a prompt, a response and its end; leave it null for what the model was trained on",
+    )
+    """Tokens of a row at most; None: what the model was trained on, but no more than 4,096."""
+    separator: str = " "
+    """Between prompt and response; lm-eval's target delimiter."""
+    overlength: Overlength = "truncate_prompt"
+    """What to do with longer rows: truncate_prompt, drop or error."""
+    packing: bool = False
+    """Examples of a micro-batch one after another in one sequence, without padding, each blind to the others."""
+    save_steps: Positive = option(100, role="free")
+    """Optimiser steps between checkpoints."""
+    eval_steps: Positive | None = option(None, role="free", hint="leave it null for the start and the end")
+    """Optimiser steps between evaluations on the mixture's validation rows; None: at the start and the end."""
+    keep_checkpoints: Positive = option(2, role="free")
+    merge: bool = option(False, role="free")
+    """Write the merged model too, into the folder `merged`."""
+    launch: Literal["ddp", "fsdp_qlora"] | None = option(None, role="free")
+    """Start the processes here, one distributed job per run."""
+    num_processes: Positive | None = option(
+        None, role="free", hint="leave it null for one process for each GPU"
+    )
+    """How many, with launch."""
+
+    def check_batches(self, world_size: int, problems: Problems) -> None:
+        """Add a batch size that cannot be made of micro-batches on so many processes."""
+        if self.batch_size % (self.micro_batch_size * world_size):
+            fitting = [n for n in range(1, self.batch_size + 1) if self.batch_size % (n * world_size) == 0]
+            hint = (
+                f"micro_batch_size can be {', '.join(map(str, fitting))}" if fitting else "change batch_size"
+            )
+            problems.add(
+                "batch_size",
+                self.batch_size,
+                f"cannot be made of micro-batches of {self.micro_batch_size} on {world_size} process(es)",
+                hint,
+            )
+
+    @property
+    def models(self) -> Path:
+        """Cache of base models that the hub does not have."""
+        return self.output_root / "cache" / "models"
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """Which file of conf/model and conf/tuning was chosen, where any was."""
+        known = self.composed.choices
+        return {group: str(known[group]) for group in ("model", "tuning") if group in known}

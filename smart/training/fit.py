@@ -1,0 +1,262 @@
+"""A run from its first step, or from its last whole checkpoint, to a folder that others can load."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smart.config import UserError
+from smart.model.adapters import add_adapters, merge_adapters
+from smart.model.base import weights_source
+from smart.model.load import load_model
+from smart.runtime.files import PARTIAL, write_atomic
+from smart.runtime.locks import locked
+from smart.runtime.manifest import is_made, read_manifest, versions, write_manifest
+from smart.training import checkpoints
+from smart.training.card import model_card
+from smart.training.data import TokenStore, count_losses, sample_text
+from smart.training.job import TrainingJob, cached_tokens
+
+RUN_FILE = "run.json"
+"""Beside the checkpoints: what the unfinished run is."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training left: its manifest, and the metrics of its steps."""
+
+    manifest: dict[str, Any]
+    history: list[dict[str, float]]
+    """Metrics of every step and evaluation."""
+
+    @property
+    def interrupted(self) -> bool:
+        return bool(self.manifest["status"] == "interrupted")
+
+
+def fit(
+    job: TrainingJob, output: Path, watch: Callable[[dict[str, float], int], None] = lambda logs, step: None
+) -> Fitted:
+    """Train, on as many processes as call this; resumes by itself what lies in `output`.
+
+    Args:
+        output: gets the adapters or weights, the tokenizer, the model card, and last the manifest.
+        watch: called with the metrics of each step on the main process.
+
+    Raises:
+        UserError: if another run lies in `output`, or the loss is not finite.
+    """
+    from accelerate import PartialState
+    from peft.helpers import disable_input_dtype_casting
+
+    started = time.monotonic()
+    state = PartialState(cpu=not job.world.gpu)
+    with state.main_process_first():
+        if state.is_main_process:
+            if job.config.overwrite:
+                shutil.rmtree(output, ignore_errors=True)
+            _claim(job, output)
+        store = cached_tokens(job, output / "tokens")
+        source = weights_source(job.base, job.config.models)
+        resumed = checkpoints.last_whole(output / "checkpoints")
+    if state.is_main_process:
+        _tell(job, store)
+    trainer, preemption = _make_trainer(job, store, source, output, resumed, watch)
+    # Autocast casts what the adapters read; peft's own cast would keep a float32 copy of it for the backward pass.
+    autocast = job.config.tuning.dtype == "bfloat16"
+    with checkpoints.writing(output):
+        with preemption.watched(), disable_input_dtype_casting(trainer.model, active=autocast):
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        interrupted = trainer.state.global_step < trainer.state.max_steps
+        if not interrupted:
+            _save(job, trainer, output)
+    history = trainer.state.log_history
+    manifest = _manifest(job, store, trainer, interrupted, resumed)
+    manifest |= {"choices": job.config.choices, "seconds": round(time.monotonic() - started, 2)}
+    if state.is_main_process:
+        if not interrupted:
+            if job.config.merge:
+                manifest["merged"] = _merge(job, source, output)
+            write_atomic(output / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
+            write_atomic(output / "README.md", model_card(manifest))
+        write_manifest(output, manifest)
+        if not interrupted:
+            (output / RUN_FILE).unlink()
+            for left in ("tokens", "checkpoints"):
+                shutil.rmtree(output / left, ignore_errors=True)
+    state.wait_for_everyone()
+    return Fitted(manifest, history)
+
+
+def _tell(job: TrainingJob, store: TokenStore) -> None:
+    for task, lost in count_losses(job.mixture.train, store).items():
+        log.info("%s: %d rows dropped, %d prompts cut to %d tokens", task, *lost.values(), job.max_length)
+    log.info("%s", sample_text(job.tokenizer, store))
+
+
+def _claim(job: TrainingJob, output: Path) -> None:
+    """Begin or go on in a folder, unless it holds another run."""
+    mine = json.loads(
+        json.dumps({"inputs": dict(zip(("mixture", "base"), job.inputs, strict=True)), **job.deciding})
+    )
+    try:
+        found = json.loads((output / RUN_FILE).read_text())
+    except FileNotFoundError:
+        write_atomic(output / RUN_FILE, json.dumps(mine, indent=2) + "\n")
+        return
+    before, now = _flat(found), _flat(mine)
+    changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+    if changed:
+        listed = "; ".join(f"{key}: was {before.get(key)}, is {now.get(key)}" for key in changed)
+        raise UserError(
+            f"output={output}: holds the unfinished run of another configuration ({listed}). Go on with that"
+            " one, name another folder, or start anew with overwrite=true"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _make_trainer(
+    job: TrainingJob, store: TokenStore, source: str, output: Path, resumed: Path | None, watch: Any
+) -> tuple[Any, Any]:
+    import torch
+    from transformers import set_seed
+
+    from smart.training.callbacks import PreemptionCallback
+    from smart.training.loss import check_packing
+    from smart.training.trainer import SupervisedTrainer, make_arguments
+
+    order = job.order(store)
+    arguments = make_arguments(job.config, order, output / "checkpoints")
+    set_seed(job.config.seed)
+    full = job.config.tuning.method == "full"
+    model: Any = load_model(
+        job.base,
+        source,
+        dtype="float32" if full else job.config.tuning.dtype,
+        four_bit=job.config.tuning.method == "qlora",
+        device=arguments.device,
+        sharded=job.world.sharded,
+    )
+    if job.config.packing:
+        check_packing(model)
+    if not full:
+        model = add_adapters(job.base, model, job.config.tuning, job.config.seed)
+        for weight in model.parameters():
+            if job.world.sharded and weight.requires_grad:
+                weight.data = weight.data.to(torch.bfloat16)  # FSDP wants one dtype
+    validation = job.validation_tokens()
+    arguments.eval_on_start = bool(validation) and resumed is None
+    trainer = SupervisedTrainer(
+        model,
+        arguments,
+        job.tokenizer,
+        store,
+        order,
+        validation,
+        packing=job.config.packing,
+        eval_steps=job.config.eval_steps,
+        keep_checkpoints=job.config.keep_checkpoints,
+        watch=watch,
+    )
+    preemption = PreemptionCallback()
+    trainer.add_callback(preemption)
+    return trainer, preemption
+
+
+def _save(job: TrainingJob, trainer: Any, output: Path) -> None:
+    import torch
+
+    if job.config.tuning.method == "full" and not job.world.sharded:
+        trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, job.config.tuning.dtype))
+    trainer.save_model(str(output))
+    if trainer.is_world_process_zero():
+        (output / "training_args.bin").unlink()  # a pickle, of what the manifest says in text
+
+
+def merge(job: TrainingJob, output: Path) -> None:
+    """Merge the adapters of a finished run that has not been merged yet.
+
+    Args:
+        output: the run's folder; gets the folder `merged`, and a manifest that says so.
+    """
+    with locked(output.with_name(f".{output.name}.lock")):
+        manifest = read_manifest(output) or {}
+        if "merged" not in manifest:
+            manifest["merged"] = _merge(job, weights_source(job.base, job.config.models), output)
+            write_manifest(output, manifest)
+
+
+def _merge(job: TrainingJob, source: str, output: Path) -> dict[str, Any]:
+    shutil.rmtree(output / "merged", ignore_errors=True)  # what a killed merge has left
+    difference = merge_adapters(job.base, source, output, output / "merged", job.config.tuning.dtype)
+    return {"folder": "merged", "dtype": job.config.tuning.dtype, "logit_difference": difference}
+
+
+def _manifest(
+    job: TrainingJob, store: TokenStore, trainer: Any, interrupted: bool, resumed: Path | None
+) -> dict[str, Any]:
+    from smart.runtime.memory import peak_memory
+
+    state = trainer.state
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    evaluations = [
+        {key: value for key, value in entry.items() if key == "step" or key.startswith("eval_loss")}
+        for entry in state.log_history
+        if "eval_loss" in entry
+    ]
+    learnt = trainer.order.stream[: state.global_step * job.config.batch_size]
+    lengths, borders = store.lengths[learnt], store.borders[learnt]
+    return {
+        "kind": "adapter" if job.config.tuning.method != "full" else "model",
+        "status": "interrupted" if interrupted else "finished",
+        "key": job.key,
+        "inputs": job.inputs,
+        "base": {"name": job.config.model.name, "revision": job.config.model.revision, "key": job.base.key},
+        "mixture": {
+            "name": job.mixture.name,
+            "key": job.mixture.key,
+            "config": job.mixture.manifest.get("config", {}),
+            "choices": job.mixture.manifest.get("choices", {}),
+        },
+        "config": job.deciding,
+        "counts": {
+            "rows": len(store),
+            "examples": len(learnt),
+            "steps": state.global_step,
+            "tokens": int(lengths.sum()),
+            "supervised_tokens": int(lengths.sum() - borders.sum()),
+            "trainable": sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
+        },
+        "drops": count_losses(job.mixture.train, store),
+        "losses": {"first": losses[0] if losses else None, "last": losses[-1] if losses else None},
+        "evaluations": evaluations,
+        "processes": job.world.size,
+        "resumed_from_step": None if resumed is None else checkpoints.step_of(resumed),
+        "peak_memory": peak_memory(),
+        "versions": versions("torch", "transformers", "peft", "accelerate", "bitsandbytes"),
+    }
+
+
+def is_finished(output: Path, key: str, overwrite: bool = False) -> bool:
+    """True if this exact run has already finished; False for an unfinished one, which `fit` resumes.
+
+    Raises:
+        UserError: where something else does, unless it may be overwritten.
+    """
+    if (output / RUN_FILE).exists() or all(PARTIAL in path.name for path in output.glob("*")):
+        return False
+    return is_made(output, key, "run", overwrite)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.commands"]
+
 # Nothing that a library writes may land in the home folder or the clone, and nothing may reach for the network.
 _SCRATCH = Path(tempfile.gettempdir()) / f"smart-tests-{os.getuid()}"
 for _name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR", "HF_HOME"):

@@ -3,7 +3,7 @@
 from smart.config.compose import Composition, compose, conf_dir, read_config
 from smart.config.counts import Count, parse_count
 from smart.config.errors import ConfigError, Infeasible, Problems, UserError, nearest
-from smart.config.options import asked, check_types, deciding, declared, option, read_options
+from smart.config.options import asked, check_options, deciding, declared, option, read_options
 
 __all__ = [
     "Composition",
@@ -13,7 +13,7 @@ __all__ = [
     "Problems",
     "UserError",
     "asked",
-    "check_types",
+    "check_options",
     "compose",
     "conf_dir",
     "deciding",

@@ -232,17 +232,24 @@ def _validate(options: Any, problems: Problems) -> None:
         validate(problems)
 
 
-def check_types(options: object, problems: Problems, prefix: str = "") -> bool:
-    """Add every field of a dataclass whose value is not of its type; True where all are.
+def check_options(options: object, problems: Problems, prefix: str = "") -> None:
+    """Add what is wrong with options that are made already: types first, then what their `validate` finds.
 
-    For objects that are made already, such as those behind `_target_`; a class without annotations passes.
+    For objects behind `_target_` and for options made in Python; a class without annotations has no types to check.
     """
     before = len(problems.found)
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         adapters = _adapters(type(options))
         for name, (_, info) in declared(type(options)).items():
-            _checked(adapters[name], getattr(options, name), prefix + name, info.hint, problems)
-    return len(problems.found) == before
+            value = getattr(options, name)
+            if name not in adapters:
+                continue
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                check_options(value, problems, f"{prefix}{name}.")
+            else:
+                _checked(adapters[name], value, prefix + name, info.hint, problems)
+    if len(problems.found) == before:  # a comparison of wrong types would be a traceback
+        _validate(options, problems)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from smart.config.errors import ConfigError
 
 
 def _path(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Path(str(value))  # a folder may be named by a number
     return Path(value).expanduser() if isinstance(value, str) and value else value
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from smart.benchmarks.offline import build_cache, content_key, data_from
 from smart.benchmarks.suites import LoadedSuite, Suite, load_suite
-from smart.config import deciding
+from smart.config import Problems, check_options, deciding
 from smart.evaluation.config import EvaluateConfig
 from smart.evaluation.heldout import groups_in, write_tasks
 from smart.evaluation.model_under_test import ModelUnderTest, Precision, find_model
@@ -67,8 +67,12 @@ def prepare(config: EvaluateConfig) -> EvaluationJob:
     """Find the model.
 
     Raises:
+        ConfigError: with every wrong value.
         UserError: where model or adapter cannot be found, or do not belong together.
     """
+    problems = Problems()
+    check_options(config, problems)
+    problems.raise_if_any()
     precision = Precision(config.dtype, config.four_bit, config.batch_size, config.max_length)
     return EvaluationJob(config, find_model(config.model, config.adapter, precision))
 

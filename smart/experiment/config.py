@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smart.config import option
+from smart.config import Problems, option
 from smart.config.types import Folder, Names, Seed
 from smart.experiment.grid import Grid
 from smart.runtime.common_config import CommonConfig
@@ -41,6 +41,13 @@ class ReproduceConfig(CommonConfig):
     """Keys with a stage, from the command line."""
     seed: Seed = option(23, role="free")
     """Not used: `seeds` are those of the runs."""
+
+    def validate(self, problems: Problems) -> None:
+        """Add a collection of unseen tasks that is none."""
+        if self.heldout is not None and "_target_" not in self.heldout:
+            problems.add(
+                "heldout", self.heldout, "must be a mapping with _target_", "see conf/table/quickstart.yaml"
+            )
 
     @property
     def name(self) -> str:

@@ -72,7 +72,7 @@ def known_statuses(study: Study, run_log: RunLog, infeasible: Mapping[str, str])
     """Of each run, with what is known before it is tried."""
     states: dict[str, Status] = {}
     for run in study.runs:
-        state = run_log.state(run)
+        state = run_log.status(run)
         if state is not Status.DONE and run.id in infeasible:
             state = Status.INFEASIBLE
         if run.source and states[run.source.id] in (Status.FAILED, Status.INFEASIBLE, Status.STOPPED):

@@ -70,7 +70,7 @@ def run_missing(
     """
     for stage in FOLDERS:
         runs = [run for run in study.runs if run.stage == stage]
-        states = {run.id: run_log.state(run) for run in runs}
+        states = {run.id: run_log.status(run) for run in runs}
         missing = [run for run in runs if states[run.id] in (Status.WAITING, Status.FAILED)]
         missing = [run for run in missing if run.source is None or is_done(run.source)]
         done = sum(state is Status.DONE for state in states.values())

@@ -162,7 +162,7 @@ def _cell(cell: Cell, study: Study, run_log: RunLog) -> str:
 
 
 def _run(run: StageRun, run_log: RunLog) -> str:
-    state, manifest = run_log.state(run), manifest_of(run)
+    state, manifest = run_log.status(run), manifest_of(run)
     key = f", manifest key <code>{escape(str(manifest['key']))}</code>" if "key" in manifest else ""
     failed = state in (Status.FAILED, Status.INFEASIBLE)
     tail = f"<p>Its log ends with:</p>{_code(run_log.tail(run))}" if failed else ""

@@ -10,7 +10,7 @@ from smart.config import deciding
 from smart.evaluation.metrics import Scores
 from smart.experiment.config import ReproduceConfig
 from smart.experiment.dry_run import spent
-from smart.experiment.grid import heading
+from smart.experiment.grid import Grid, heading
 from smart.experiment.reference import read_reference
 from smart.experiment.render import Table, as_csv, latex, markdown
 from smart.experiment.report import TaskMap, report
@@ -72,6 +72,18 @@ def _notes(study: Study) -> list[str]:
     ]
 
 
+def table_config(config: ReproduceConfig, grid: Grid) -> dict[str, Any]:
+    """What decides a table beside the scores."""
+    found: dict[str, Any] = {"axes": grid.axes, "fixed": grid.fixed, "seeds": list(grid.seeds)}
+    found |= {"baseline": grid.baseline, "title": config.title or grid.name, "command": config.command()}
+    return found | deciding(config)
+
+
+def table_inputs(config: ReproduceConfig) -> list[str]:
+    """Hash of the published values, where there are any."""
+    return [hash_file(config.reference)] if config.reference else []
+
+
 def write_results(
     folder: Path,
     study: Study,
@@ -82,16 +94,15 @@ def write_results(
 ) -> None:
     """Write table.md, table.tex, table.csv, figures/ and report.html; the manifest last."""
     inputs = [manifest_of(cell.last)["key"] for cell in study.cells if is_done(cell.last)]
-    command = config.command()
-    asked_for = {"axes": study.grid.axes, "fixed": study.grid.fixed, "seeds": list(study.grid.seeds)}
-    asked_for |= {"baseline": study.grid.baseline, "title": table.title, "command": command}
-    asked_for |= deciding(config)
-    inputs += [hash_file(config.reference)] if config.reference else []
+    inputs += table_inputs(config)
+    asked_for = table_config(config, study.grid)
     with atomic_folder(folder) as draft:
         figures = draw_figures(draft / "figures", study, table)
         for name, text in {"md": markdown(table), "tex": latex(table), "csv": as_csv(table)}.items():
             write_atomic(draft / f"table.{name}", text)
-        write_atomic(draft / "report.html", report(study, run_log, table, figures, task_map, command))
+        write_atomic(
+            draft / "report.html", report(study, run_log, table, figures, task_map, config.command())
+        )
         manifest = {
             "kind": "table",
             "key": make_key(asked_for, inputs, VERSION),

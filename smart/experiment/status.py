@@ -52,11 +52,11 @@ class RunLog:
     def forget(self, run: StageRun) -> None:
         self._note(run).unlink(missing_ok=True)
 
-    def state(self, run: StageRun) -> Status:
+    def status(self, run: StageRun) -> Status:
         """Done if its manifest is there and was made from what the run before it left."""
         if is_done(run):
             return Status.DONE
-        if run.source and self.state(run.source) not in (Status.DONE, Status.WAITING):
+        if run.source and self.status(run.source) not in (Status.DONE, Status.WAITING):
             return Status.STOPPED
         try:
             return Status(json.loads(self._note(run).read_text())["state"])
@@ -89,7 +89,7 @@ def is_stale(run: StageRun) -> bool:
 
 def cell_status(cell: Cell, run_log: RunLog) -> Status:
     """A cell is as far as its stages: the first that failed says so."""
-    states = [run_log.state(run) for run in cell.runs]
+    states = [run_log.status(run) for run in cell.runs]
     for state in (Status.FAILED, Status.INFEASIBLE):
         if state in states:
             return state

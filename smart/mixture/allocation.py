@@ -6,7 +6,7 @@ from bisect import bisect_right
 
 import numpy as np
 
-from smart.config import UserError
+from smart.config import Infeasible
 
 # Weights whose sum is nearer to 1 than this are used as they are: dividing by it could move a product across
 # a whole number. The floors of such weights cannot overshoot any budget under 1e12.
@@ -30,7 +30,7 @@ def allocate(weights: np.ndarray, sizes: np.ndarray, budget: int) -> np.ndarray:
         int64 (tasks,), rows of each task; they sum to `budget`.
 
     Raises:
-        UserError: when the tasks hold fewer rows than `budget`.
+        Infeasible: when the tasks hold fewer rows than `budget`.
         ValueError: for weights that are negative, not finite or all zero, and for a negative budget.
 
     >>> allocate(np.array([0.7, 0.2, 0.1]), np.array([4, 9, 9]), 12)
@@ -41,7 +41,7 @@ def allocate(weights: np.ndarray, sizes: np.ndarray, budget: int) -> np.ndarray:
         raise ValueError(f"cannot divide {budget} rows: weights {weights.shape}, sizes {sizes.shape}")
     held = int(sizes.sum())
     if budget > held:
-        raise UserError(
+        raise Infeasible(
             f"budget={budget}: the {len(sizes)} selected tasks hold {held} rows; "
             f"ask for at most {held}, or select more tasks"
         )

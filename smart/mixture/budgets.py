@@ -63,7 +63,8 @@ def distribute(
         budget: rows of the mixture.
 
     Raises:
-        UserError: when the selected tasks hold fewer rows than `budget`, or by the weighting.
+        Infeasible: when the selected tasks hold fewer rows than `budget`.
+        UserError: by the weighting.
     """
     table = TaskTable(
         submixtures=tuple(tasks[task][0] for task in order),

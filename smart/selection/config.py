@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from smart.collection import Source
-from smart.config import Count, Problems, check_types, deciding, option
+from smart.config import Count, Problems, check_options, deciding, option
 from smart.config.options import check_arguments
 from smart.config.types import Folder, Positive, RowCount, Rows
 from smart.embedding import Encoder, Precomputed
@@ -59,9 +59,8 @@ class FunctionChoice:
 def _build_part(part: Mapping[str, Any], name: str, key: str, problems: Problems) -> object:
     """A source, an encoder or a weighting, behind `_target_`."""
     made = _instantiate(part, key, problems)
-    # A comparison of wrong types would be a traceback, so the values wait for the types.
-    if made is not None and check_types(made, problems, f"{key}.") and hasattr(made, "validate"):
-        made.validate(problems)
+    if made is not None:
+        check_options(made, problems, f"{key}.")
     return made
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from smart.config import Problems, UserError, deciding
+from smart.config import Problems, UserError, check_options, deciding
 from smart.model.adapters import target_layers
 from smart.model.base import Base, find_base, load_tokenizer, quieten
 from smart.runtime.manifest import make_key
@@ -106,11 +106,13 @@ def prepare(config: TrainConfig, world: World) -> TrainingJob:
     """Check everything that can be checked before a weight is read, and find model and mixture.
 
     Raises:
-        ConfigError: with every combination of options that cannot work.
+        ConfigError: with every wrong value, or every combination of options that cannot work.
         UserError: if model or mixture cannot be found, or a LoRA target matches no layer.
     """
     quieten()
     problems = Problems()
+    check_options(config, problems)
+    problems.raise_if_any()
     config.check_batches(world.size, problems)
     _refuse_combinations(config, world, problems)
     problems.raise_if_any()

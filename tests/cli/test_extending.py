@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Command
 from tests.cli.test_select import folder_of, read_tasks
+from tests.commands import Command
 
 FUNCTION = '''
 import numpy as np

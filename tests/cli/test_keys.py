@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from smart.cli.select import VERSION as SELECT
 from smart.runtime.files import hash_bytes
+from smart.selection.keys import VERSION as SELECT
 from smart.selection.orderings import VERSION as ORDERINGS
-from tests.cli.conftest import Command
 from tests.cli.test_select import folder_of, read_tasks
+from tests.commands import Command
 
 # (VERSION of select, of orderings): {fn: (key, hash of the chosen rows in their order and of the budgets)}
 STORED = {
@@ -40,5 +40,5 @@ def test_results_change_only_with_the_version(
     key = json.loads((folder / "manifest.json").read_text())["key"]
     assert (SELECT, ORDERINGS) in STORED, "store the results of the new version here"
     assert STORED[SELECT, ORDERINGS].get(fn) == (key, hash_bytes([rows, budgets])), (
-        "results or keys have changed: raise VERSION in smart/cli/select.py or orderings.py"
+        "results or keys have changed: raise VERSION in smart/selection/keys.py or orderings.py"
     )

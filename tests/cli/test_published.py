@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from smart.templates import TEMPLATES
-from tests.cli.conftest import Command
 from tests.cli.test_select import folder_of, read_tasks
+from tests.commands import Command
 
 # log-determinant begins with a tie among all tasks: its orders are judged by regret, in tests/submodular.
 NAMES = {"gc": "graphcut", "fl": "facility_location"}

@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from smart.cli.reproduce import compose, gather_overrides, parse_overrides
+from smart.cli.reproduce import gather_overrides
 from smart.config import conf_dir
+from smart.experiment.config import parse_overrides
 from smart.experiment.grid import Grid
 from smart.experiment.run_graph import build
-from tests.cli.conftest import Done
+from smart.experiment.stage_configs import compose_stage
+from tests.commands import Done
 from tests.experiment.examples import fakes, scores
 
 TABLES = sorted(path.stem for path in (conf_dir() / "table").glob("*.yaml"))
@@ -67,7 +69,7 @@ def test_every_table_is_headed_by_its_command_and_composes(name: str, tmp_path: 
         base_model=True,
     )
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        study = build(grid, compose, tmp_path, {})
+        study = build(grid, compose_stage, tmp_path, {})
     assert len(study.cells) >= len(grid.rows()) + 1
     assert any(grid.is_baseline(row) for row in grid.rows())
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import wandb
 
-from tests.cli.conftest import Command
+from tests.commands import Command
 
 STRATEGIES = ("smart", "smart_random_instances", "examples_proportional", "equal")
 
@@ -270,7 +270,7 @@ def test_partition_is_named_approximate_with_its_quality(
     exact = json.loads((tmp_path / folder_of(select().out) / "manifest.json").read_text())
     assert exact["approximation"] is None
     monkeypatch.setattr("smart.selection.orderings.PART", 8)
-    monkeypatch.setattr("smart.selection.steps.PART", 8)
+    monkeypatch.setattr("smart.selection.instances.PART", 8)
     done = select("optimizer=partition", "memory_limit=1GB")
     assert done.code == 0, done.said
     said = json.loads((tmp_path / folder_of(done.out) / "manifest.json").read_text())["approximation"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Command
+from tests.commands import Command
 
 LAUNCHERS = {
     "basic": ("hydra/launcher=basic",),

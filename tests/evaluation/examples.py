@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,26 +104,28 @@ TASKS = (
 )
 
 
-def make_request(model: Path | None, benchmarks: Path, cache: Path, **changes: Any) -> Any:
-    """A request for the miniature benchmarks in float32."""
+def make_job(model: Path | None, benchmarks: Path, root: Path, **changes: Any) -> Any:
+    """An evaluation on the miniature benchmarks in float32.
+
+    Args:
+        root: the folder of artifacts and caches.
+    """
     from smart.benchmarks.suites import Suite
-    from smart.evaluation.model_under_test import Precision, find_subject
-    from smart.evaluation.run import Request
+    from smart.evaluation.config import EvaluateConfig
+    from smart.evaluation.job import prepare
     from smart.model import ModelOptions
 
-    precision = Precision(
-        dtype=changes.pop("dtype", "float32"),
-        four_bit=changes.pop("four_bit", None),
-        batch_size=changes.pop("batch_size", 4),
-        max_length=changes.pop("max_length", None),
+    settings: dict[str, Any] = {"dtype": "float32", "batch_size": 4, "suite": Suite("mini", TASKS, shots=0)}
+    return prepare(
+        EvaluateConfig(
+            model=None if model is None else ModelOptions(str(model)),
+            benchmark_data=benchmarks,
+            output_root=root,
+            **settings | changes,
+        )
     )
-    options = None if model is None else ModelOptions(str(model))
-    return Request(
-        subject=find_subject(options, changes.pop("adapter", None), precision),
-        suite=changes.pop("suite", Suite("mini", TASKS, shots=0)),
-        limit=changes.pop("limit", None),
-        chat_template=False,
-        benchmark_data=benchmarks,
-        cache=cache,
-        **changes,
-    )
+
+
+def move(job: Any, root: Path) -> Any:
+    """The same evaluation with its caches elsewhere."""
+    return replace(job, config=replace(job.config, output_root=root))

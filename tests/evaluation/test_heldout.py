@@ -14,11 +14,12 @@ import torch
 from smart.benchmarks.heldout import heldout_texts
 from smart.benchmarks.suites import Suite
 from smart.config import UserError
-from smart.evaluation import run
+from smart.evaluation import scoring
 from smart.evaluation.cached_lm import Processes
 from smart.evaluation.heldout import per_token, score_text, write_tasks
+from smart.evaluation.job import load_tasks
 from smart.model import encode
-from tests.evaluation.examples import WORDS, make_request
+from tests.evaluation.examples import WORDS, make_job
 
 CPU = torch.device("cpu")
 
@@ -52,8 +53,8 @@ def scored(collection, model, benchmarks, cache, tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("heldout") / "scores"
     suite = Suite("heldout", (), 0, str(collection))
-    request = make_request(model, benchmarks, cache, suite=suite)
-    return run.evaluate(request, folder, Processes(), CPU), folder
+    job = make_job(model, benchmarks, cache, suite=suite)
+    return scoring.score(job, folder, Processes(), CPU), folder
 
 
 def part(result: dict, name: str, metric: str) -> dict:
@@ -201,7 +202,7 @@ def test_instructions_are_no_text_of_an_unseen_task(tmp_path):
 def test_groups_that_are_named_are_asked_alone(collection, model, benchmarks, cache):
     def asked(*tasks: str) -> list[str]:
         suite = Suite("heldout", tasks, 0, str(collection))
-        return list(run.load_tasks(make_request(model, benchmarks, cache, suite=suite))[0].parts)
+        return list(load_tasks(make_job(model, benchmarks, cache, suite=suite))[0].parts)
 
     assert asked("heldout_loss") == ["heldout_loss"]
     assert asked() == ["heldout_text", "heldout_loss", "heldout_options"]
@@ -221,8 +222,8 @@ def test_chance_is_a_random_option_or_the_commonest_answer(scored, collection):
 def test_a_length_without_room_is_refused_before_a_model_is_loaded(
     collection, model, benchmarks, cache, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(run, "load_subject", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(scoring, "load_lm", lambda *_: pytest.fail("a model was loaded"))
     suite = Suite("heldout", (), 0, str(collection))
-    request = make_request(model, benchmarks, cache, suite=suite, max_length=2)
+    job = make_job(model, benchmarks, cache, suite=suite, max_length=2)
     with pytest.raises(UserError, match=r"max_length=2: heldout_text_\w+ generates up to \d+ tokens"):
-        run.evaluate(request, tmp_path / "scores", Processes(), CPU)
+        scoring.score(job, tmp_path / "scores", Processes(), CPU)

@@ -8,9 +8,11 @@ import shutil
 import pytest
 import torch
 
-from smart.config import Problems, UserError
-from smart.evaluation.cached_lm import BatchedLM
-from smart.evaluation.model_under_test import Precision, check_adapter, find_subject, load_subject
+from smart.config import ConfigError, UserError
+from smart.evaluation.cached_lm import CachedLM
+from smart.evaluation.config import EvaluateConfig
+from smart.evaluation.job import prepare
+from smart.evaluation.model_under_test import Precision, check_adapter, find_model, load_lm
 from smart.model import ModelOptions, encode
 from tests.evaluation.examples import save_adapter, save_model, texts
 
@@ -18,11 +20,11 @@ FLOAT = Precision("float32", batch_size=4)
 
 
 def load(subject, tmp_path):
-    return load_subject(subject, subject.tokenizer(texts), tmp_path / "models", torch.device("cpu"))
+    return load_lm(subject, subject.tokenizer(texts), tmp_path / "models", torch.device("cpu"))
 
 
 def test_an_adapter_knows_its_model(adapter, model, tmp_path):
-    subject = find_subject(None, adapter, FLOAT)
+    subject = find_model(None, adapter, FLOAT)
     assert subject.base.options.name == str(model)
     lm = load(subject, tmp_path)
     changes = check_adapter(lm.model, lm.tokenizer, adapter)
@@ -33,35 +35,35 @@ def test_an_adapter_knows_its_model(adapter, model, tmp_path):
 def test_a_zero_adapter_is_refused(model, tmp_path):
     zero = save_adapter(tmp_path / "zero", model, std=0)
     with pytest.raises(UserError, match="leaves the model as it is"):
-        load(find_subject(None, zero, FLOAT), tmp_path)
+        load(find_model(None, zero, FLOAT), tmp_path)
 
 
 def test_an_adapter_of_another_base_is_refused(adapter, tmp_path):
     other = save_model(tmp_path / "other")
     with pytest.raises(UserError, match="leave model out to take its own"):
-        find_subject(ModelOptions(str(other)), adapter, FLOAT)
+        find_model(ModelOptions(str(other)), adapter, FLOAT)
 
 
 def test_an_adapter_whose_base_has_changed_is_refused(model, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(model, base)
     adapter = save_adapter(tmp_path / "adapter", base)
-    subject = find_subject(None, adapter, FLOAT)
+    subject = find_model(None, adapter, FLOAT)
     manifest = {
         "status": "finished",
         "base": {"key": subject.base.key},
         "config": {"model": {"name": str(base)}, "tuning": {"method": "qlora"}},
     }
     (adapter / "manifest.json").write_text(json.dumps(manifest))
-    assert find_subject(None, adapter, FLOAT).four_bit, "as it was trained"
-    assert not find_subject(None, adapter, Precision("float32", four_bit=False)).four_bit
+    assert find_model(None, adapter, FLOAT).four_bit, "as it was trained"
+    assert not find_model(None, adapter, Precision("float32", four_bit=False)).four_bit
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(UserError, match="was trained on"):
-        find_subject(None, adapter, FLOAT)
+        find_model(None, adapter, FLOAT)
     (adapter / "manifest.json").write_text(json.dumps({**manifest, "status": "interrupted"}))
     with pytest.raises(UserError, match="not finished"):
-        find_subject(None, adapter, FLOAT)
+        find_model(None, adapter, FLOAT)
 
 
 def test_an_adapter_of_other_shapes_is_refused(adapter, tmp_path):
@@ -71,36 +73,35 @@ def test_an_adapter_of_other_shapes_is_refused(adapter, tmp_path):
     shutil.copytree(adapter, moved)
     (moved / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(falcon)}))
     with pytest.raises(UserError, match=r"does not fit|leaves the model as it is"):
-        load(find_subject(None, moved, FLOAT), tmp_path)
+        load(find_model(None, moved, FLOAT), tmp_path)
 
 
 def test_a_whole_model_may_be_named_as_an_adapter(model):
-    subject = find_subject(None, model, FLOAT)
+    subject = find_model(None, model, FLOAT)
     assert subject.adapter is None
     assert subject.base.options.name == str(model)
     with pytest.raises(UserError, match="is a whole model"):
-        find_subject(ModelOptions(str(model)), model, FLOAT)
+        find_model(ModelOptions(str(model)), model, FLOAT)
 
 
 def test_what_cannot_be_found_is_said(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
-        find_subject(None, tmp_path / "nothing", FLOAT)
+        find_model(None, tmp_path / "nothing", FLOAT)
     with pytest.raises(UserError, match="name one"):
-        find_subject(None, None, FLOAT)
+        find_model(None, None, FLOAT)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="neither an adapter nor a model"):
-        find_subject(None, tmp_path / "empty", FLOAT)
+        find_model(None, tmp_path / "empty", FLOAT)
 
 
-def test_wrong_precisions_come_together():
-    problems = Problems()
-    Precision("float8", batch_size=0).validate(problems)
-    assert len(problems.found) == 2
+def test_wrong_precisions_come_together(model):
+    with pytest.raises(ConfigError, match=r"2 values[^$]*dtype=float8[^$]*batch_size=0"):
+        prepare(EvaluateConfig(model=ModelOptions(str(model)), dtype="float8", batch_size=0))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "falcon", "mistral"])
 def test_text_becomes_the_tokens_of_training(architecture, tmp_path):
-    subject = find_subject(ModelOptions(str(save_model(tmp_path / "model", architecture))), None, FLOAT)
+    subject = find_model(ModelOptions(str(save_model(tmp_path / "model", architecture))), None, FLOAT)
     lm = load(subject, tmp_path)
     prompts = ["Question: the of a\nAnswer:", "Q: is it\nA: ", "two  spaces", "ünï ☃\n\n"]
     answers = ["A", "True False", "his  on", "☃ no."]
@@ -109,5 +110,5 @@ def test_text_becomes_the_tokens_of_training(architecture, tmp_path):
         ours = encode(lm.tokenizer, prompts, answers, end=end)
         for prompt, answer, tokens in zip(prompts, answers, ours, strict=True):
             assert tokens is not None
-            _, context, continuation = BatchedLM(lm).pair(prompt, f" {answer}{last}")
+            _, context, continuation = CachedLM(lm).pair(prompt, f" {answer}{last}")
             assert (context, continuation) == (tokens.prompt, tokens.response)

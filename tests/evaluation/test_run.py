@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -16,17 +15,19 @@ import torch
 
 from smart.benchmarks.suites import Suite
 from smart.config import UserError
-from smart.evaluation import run
+from smart.evaluation import scoring
 from smart.evaluation.cached_lm import AnswerStore, Processes
+from smart.evaluation.dry_run import describe_plan
+from smart.evaluation.job import EvaluationJob
 from smart.model import ModelOptions, find_base, load_tokenizer, weights_source
-from tests.evaluation.examples import TASKS, make_request, save_adapter
+from tests.evaluation.examples import TASKS, make_job, move, save_adapter
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def score(request: run.Request, folder: Path) -> dict:
-    return run.evaluate(request, folder, Processes(), CPU)
+def score(job: EvaluationJob, folder: Path) -> dict:
+    return scoring.score(job, folder, Processes(), CPU)
 
 
 def samples(folder: Path) -> list[dict]:
@@ -54,10 +55,10 @@ def their_samples(cache: Path, benchmarks: Path, **arguments: object) -> dict:
 def test_equals_lm_eval_to_the_last_digit(model, adapter, benchmarks, cache, tmp_path, with_adapter):
     arguments = f"pretrained={model},dtype=float32" + (f",peft={adapter}" if with_adapter else "")
     theirs = their_samples(cache, benchmarks, model_args=arguments)
-    request = make_request(
+    job = make_job(
         None if with_adapter else model, benchmarks, cache, adapter=adapter if with_adapter else None
     )
-    score(request, tmp_path / "scores")
+    score(job, tmp_path / "scores")
     assert_equal(tmp_path / "scores", theirs)
 
 
@@ -73,8 +74,8 @@ def test_a_real_model_equals_lm_eval_to_the_last_digit(shared, tmp_path, with_ad
     adapter = save_adapter(tmp_path / "adapter", model, std=0.01) if with_adapter else None
     arguments = f"pretrained={model},dtype=float32" + (f",peft={adapter}" if adapter else "")
     theirs = their_samples(tmp_path, shared / "data", model_args=arguments, limit=6)
-    request = make_request(None if adapter else model, shared / "data", tmp_path, adapter=adapter, limit=6)
-    score(request, tmp_path / "scores")
+    job = make_job(None if adapter else model, shared / "data", tmp_path, adapter=adapter, limit=6)
+    score(job, tmp_path / "scores")
     assert_equal(tmp_path / "scores", theirs)
 
 
@@ -100,14 +101,14 @@ def assert_equal(folder: Path, theirs: dict) -> None:
 
 def test_answers_differ_from_one_to_the_next(model, benchmarks, cache, tmp_path):
     # If a tiny model said the same everywhere, the equality above would show little.
-    score(make_request(model, benchmarks, cache), tmp_path / "scores")
+    score(make_job(model, benchmarks, cache), tmp_path / "scores")
     rows = samples(tmp_path / "scores")
     assert len({tuple(row["likelihoods"]) for row in rows if row["likelihoods"]}) == 2 * 6
     assert len({tuple(row["responses"]) for row in rows if row["responses"]}) > 3
 
 
 def test_what_is_recorded(model, adapter, benchmarks, cache, tmp_path):
-    result = score(make_request(None, benchmarks, cache, adapter=adapter), tmp_path / "scores")
+    result = score(make_job(None, benchmarks, cache, adapter=adapter), tmp_path / "scores")
     assert result == json.loads((tmp_path / "scores/results.json").read_text())
     assert result["n-shot"] == dict.fromkeys(TASKS, 0)
     assert result["n-samples"][TASKS[0]] == {"original": 6, "effective": 6}
@@ -143,13 +144,13 @@ def counting(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> 
 
 
 def test_an_interrupted_run_repeats_only_the_batch_in_flight(model, benchmarks, cache, tmp_path, monkeypatch):
-    request = make_request(model, benchmarks, cache)
-    score(request, tmp_path / "whole")
-    request = dataclasses.replace(request, cache=tmp_path / "cache")
+    job = make_job(model, benchmarks, cache)
+    score(job, tmp_path / "whole")
+    job = move(job, tmp_path)
     with monkeypatch.context() as patch:
         seen = counting(patch, stop_after=3)
         with pytest.raises(KeyboardInterrupt):
-            score(request, tmp_path / "resumed")
+            score(job, tmp_path / "resumed")
         assert len(seen) == 3
     assert not (tmp_path / "resumed").exists()
     (file,) = (tmp_path / "cache/answers").rglob("*.jsonl")
@@ -157,7 +158,7 @@ def test_an_interrupted_run_repeats_only_the_batch_in_flight(model, benchmarks, 
         torn.write('\n["0123", [[-1.')  # as a kill in the middle of writing leaves it
     with monkeypatch.context() as patch:
         again = counting(patch)
-        result = score(request, tmp_path / "resumed")
+        result = score(job, tmp_path / "resumed")
         assert len(again) == 5 - 3
     assert result["requests"]["from_store"] == sum(seen)
     assert samples(tmp_path / "resumed") == samples(tmp_path / "whole")
@@ -165,25 +166,25 @@ def test_an_interrupted_run_repeats_only_the_batch_in_flight(model, benchmarks, 
 
 def test_no_model_takes_another_ones_answers(model, adapter, benchmarks, cache, tmp_path, monkeypatch):
     other = save_adapter(tmp_path / "other", model, seed=2)
-    requests = [
-        make_request(model, benchmarks, cache),
-        make_request(model, benchmarks, cache, dtype="bfloat16"),
-        make_request(model, benchmarks, cache, batch_size=2),
-        make_request(model, benchmarks, cache, four_bit=True),
-        make_request(None, benchmarks, cache, adapter=adapter),
-        make_request(None, benchmarks, cache, adapter=other),
+    jobs = [
+        make_job(model, benchmarks, cache),
+        make_job(model, benchmarks, cache, dtype="bfloat16"),
+        make_job(model, benchmarks, cache, batch_size=2),
+        make_job(model, benchmarks, cache, four_bit=True),
+        make_job(None, benchmarks, cache, adapter=adapter),
+        make_job(None, benchmarks, cache, adapter=other),
     ]
     found = []
-    for number, request in enumerate(requests):
-        request = dataclasses.replace(request, cache=tmp_path / "cache")
+    for number, job in enumerate(jobs):
+        job = move(job, tmp_path)
         seen = counting(monkeypatch)
-        result = score(request, tmp_path / str(number))
+        result = score(job, tmp_path / str(number))
         monkeypatch.undo()
         assert result["requests"]["from_store"] == 0, number
         assert seen, number
         found.append([row["likelihoods"] for row in samples(tmp_path / str(number))])
-    assert len({request.key for request in requests}) == len(requests)
-    assert len(list((tmp_path / "cache/answers").iterdir())) == len(requests)
+    assert len({job.key for job in jobs}) == len(jobs)
+    assert len(list((tmp_path / "cache/answers").iterdir())) == len(jobs)
     for place in (1, 3, 4, 5):
         assert found[place] != found[0]
     assert found[4] != found[5]
@@ -204,15 +205,15 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import dataclasses, pathlib
 from accelerate import PartialState
-from smart.evaluation import run
+from smart.evaluation import scoring
 from smart.evaluation.cached_lm import Processes
-from tests.evaluation.examples import make_request
+from tests.evaluation.examples import make_job, move
 P = pathlib.Path
 state = PartialState(cpu=True)
 places = [P(name) for name in {[str(benchmarks), str(cache), str(adapter)]!r}]
-request = make_request(None, *places[:2], adapter=places[2])
-request = dataclasses.replace(request, cache=P({str(tmp_path)!r}) / "cache")
-run.evaluate(request, P({str(tmp_path / "two")!r}), Processes(state.process_index, state.num_processes), state.device)
+job = make_job(None, *places[:2], adapter=places[2])
+job = move(job, P({str(tmp_path)!r}))
+scoring.score(job, P({str(tmp_path / "two")!r}), Processes(state.process_index, state.num_processes), state.device)
 """
     (tmp_path / "job.py").write_text(code)
     command = [
@@ -226,36 +227,36 @@ run.evaluate(request, P({str(tmp_path / "two")!r}), Processes(state.process_inde
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    request = make_request(None, benchmarks, cache, adapter=adapter)
-    score(dataclasses.replace(request, cache=tmp_path / "other"), tmp_path / "one")
+    job = make_job(None, benchmarks, cache, adapter=adapter)
+    score(move(job, tmp_path / "other"), tmp_path / "one")
     assert samples(tmp_path / "two") == samples(tmp_path / "one")
     shares = [len(file.read_text().split("\n")) - 1 for file in (tmp_path / "cache/answers").rglob("*.jsonl")]
     assert sorted(shares) == [2, 3]
 
 
 def test_a_plan_counts_without_weights(model, benchmarks, cache, monkeypatch):
-    monkeypatch.setattr(run, "load_subject", None)
-    text = run.plan(make_request(model, benchmarks, cache, limit=3))
+    monkeypatch.setattr(scoring, "load_lm", None)
+    text = describe_plan(make_job(model, benchmarks, cache, limit=3))
     assert "9 of 3 tasks; 27 requests" in text
     assert "at most 768 generated" in text  # three answers of up to 256 tokens
 
 
 def test_prompts_longer_than_the_context_are_counted_and_said(model, benchmarks, cache, tmp_path, caplog):
-    request = make_request(model, benchmarks, cache, max_length=300)
-    assert score(request, tmp_path / "long")["requests"]["truncated"] > 0
+    job = make_job(model, benchmarks, cache, max_length=300)
+    assert score(job, tmp_path / "long")["requests"]["truncated"] > 0
     assert "lost their left part" in caplog.text
-    assert score(make_request(model, benchmarks, cache), tmp_path / "fits")["requests"]["truncated"] == 0
+    assert score(make_job(model, benchmarks, cache), tmp_path / "fits")["requests"]["truncated"] == 0
 
 
 def test_a_context_without_room_for_prompts_is_refused(model, benchmarks, cache, tmp_path):
     with pytest.raises(UserError, match="max_length=256: a task generates up to 256 tokens"):
-        score(make_request(model, benchmarks, cache, max_length=256), tmp_path / "scores")
+        score(make_job(model, benchmarks, cache, max_length=256), tmp_path / "scores")
 
 
 def test_unknown_tasks_name_the_nearest(model, benchmarks, cache, tmp_path):
     suite = Suite("mini", ("mmlu_anatomi",), shots=0)
     with pytest.raises(UserError, match=r"no task mmlu_anatomi. Did you mean mmlu_anatomy"):
-        score(make_request(model, benchmarks, cache, suite=suite), tmp_path / "scores")
+        score(make_job(model, benchmarks, cache, suite=suite), tmp_path / "scores")
 
 
 def test_missing_data_say_how_to_get_them(model, tmp_path, cache, benchmarks):
@@ -263,15 +264,15 @@ def test_missing_data_say_how_to_get_them(model, tmp_path, cache, benchmarks):
     only_bbh.mkdir()
     (only_bbh / "bbh.parquet").write_bytes((benchmarks / "bbh.parquet").read_bytes())
     with pytest.raises(UserError, match="benchmark_data=FOLDER"):
-        score(make_request(model, only_bbh, cache), tmp_path / "scores")
+        score(make_job(model, only_bbh, cache), tmp_path / "scores")
     with pytest.raises(UserError, match="holds none of"):
-        score(make_request(model, tmp_path, cache), tmp_path / "scores")
+        score(make_job(model, tmp_path, cache), tmp_path / "scores")
     with pytest.raises(UserError, match="nowhere: no such folder"):
-        score(make_request(model, tmp_path / "nowhere", cache), tmp_path / "scores")
+        score(make_job(model, tmp_path / "nowhere", cache), tmp_path / "scores")
 
 
 def test_shots_are_set_only_where_they_are_open(model, benchmarks, cache, tmp_path):
     result = score(
-        make_request(model, benchmarks, cache, suite=Suite("mini", TASKS, shots=2)), tmp_path / "scores"
+        make_job(model, benchmarks, cache, suite=Suite("mini", TASKS, shots=2)), tmp_path / "scores"
     )
     assert result["n-shot"] == {task: 2 if task.startswith("mmlu") else 0 for task in TASKS}

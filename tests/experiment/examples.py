@@ -34,7 +34,9 @@ with (trap / "arguments").open("a") as file:
     file.write(" ".join([stage, *arguments, os.environ.get("HYDRA_FULL_ERROR", "")]) + "\\n")
 for word in (trap / "fail").read_text().split() if (trap / "fail").exists() else []:
     if word in given["output"]:
-        sys.exit((trap / "said").read_text() if (trap / "said").exists() else "cannot do it")
+        infeasible = (trap / "said").exists()
+        print((trap / "said").read_text() if infeasible else "cannot do it")
+        sys.exit(3 if infeasible else 1)
 if (trap / "slow").exists() and stage == (trap / "slow").read_text():
     (trap / "pid").write_text(str(os.getpid()))
     time.sleep(60)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from smart.experiment.dry_run import Basis, costs, outlook
+from smart.experiment.dry_run import Basis, costs, describe_plan
 from smart.experiment.estimate import Texts, estimate, parameters_of
 from smart.experiment.lengths import heldout_texts, mixture_texts
 from smart.experiment.status import RunLog, Status
@@ -138,16 +138,18 @@ def test_each_task_generates_as_many_tokens_as_its_longest_answer_has() -> None:
 
 def test_a_plan_says_what_its_estimates_rest_on(tmp_path: Path) -> None:
     study, run_log = make_study(tmp_path), RunLog(tmp_path / "logs")
-    assert "time by one A100; GPU-hours on one A100; no rows are known yet" in outlook(study, run_log, {})
+    assert "time by one A100; GPU-hours on one A100; no rows are known yet" in describe_plan(
+        study, run_log, {}
+    )
     known = {run.id: Texts([64], 100.0) for run in study.runs if run.stage == "train"}
     basis = Basis(known, SPEED)
-    assert "time by a machine; GPU-hours on one A100; real lengths of rows" in outlook(
+    assert "time by a machine; GPU-hours on one A100; real lengths of rows" in describe_plan(
         study, run_log, {}, basis
     )
     found = costs(study, dict.fromkeys((run.id for run in study.runs), Status.WAITING), basis)["train"]
     assert found.seconds is not None
     assert found.gpu_seconds is not None
-    each = estimate("train", study.configs[study.cells[0].runs[1].id], {}, SPEED, Texts([64], 100.0)).seconds
+    each = estimate("train", study.config(study.cells[0].runs[1]), {}, SPEED, Texts([64], 100.0)).seconds
     assert found.seconds == pytest.approx(found.left * (each or 0))
     assert found.gpu_seconds != found.seconds
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from smart.experiment.dry_run import outlook
+from smart.experiment.dry_run import describe_plan
 from smart.experiment.execute import Runner, one_after_the_other, run_missing
 from smart.experiment.run_graph import Study
 from smart.experiment.status import RunLog, Status, cell_status, is_stale
@@ -53,7 +53,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[
 def test_everything_once_and_then_nothing(tmp_path: Path, calls: Callable[[], list[str]]) -> None:
     study, run_log, _ = drive(tmp_path)
     assert len(calls()) == len(study.runs) == 23
-    assert {run_log.state(run) for run in study.runs} == {Status.DONE}
+    assert {run_log.status(run) for run in study.runs} == {Status.DONE}
     drive(tmp_path)
     assert calls() == []
 
@@ -68,9 +68,9 @@ def test_a_failure_stops_what_reads_it_and_is_tried_again(
     assert states.count(Status.DONE) == 5
     assert any("cannot do it" in line for line in said), "the log's end is shown"
     failed = next(cell for cell in study.cells if cell_status(cell, run_log) is Status.FAILED)
-    assert run_log.state(failed.runs[1]) is Status.FAILED
-    assert run_log.state(failed.last) is Status.STOPPED
-    assert "[!] train" in outlook(study, run_log, {})
+    assert run_log.status(failed.runs[1]) is Status.FAILED
+    assert run_log.status(failed.last) is Status.STOPPED
+    assert "[!] train" in describe_plan(study, run_log, {})
     calls()
     (tmp_path / "fail").unlink()
     study, run_log, _ = drive(tmp_path)
@@ -89,7 +89,7 @@ def test_a_budget_beyond_the_tasks_is_infeasible_and_not_tried_again(
     run_log = RunLog(tmp_path / "logs")
     start = one_after_the_other(Runner(run_log, (), script), lambda line: None)
     run_missing(study, run_log, start, lambda line: None)
-    assert run_log.state(target) is Status.INFEASIBLE
+    assert run_log.status(target) is Status.INFEASIBLE
     assert cell_status(study.cells[0], run_log) is Status.INFEASIBLE
     assert any(call.startswith("evaluate") for call in calls()), "the others went on"
     run_missing(study, run_log, start, lambda line: None)
@@ -107,7 +107,7 @@ def test_what_was_made_from_something_else_is_made_again(
     assert is_stale(study.cells[0].runs[1])
     drive(tmp_path)
     assert sorted(call.split()[0] for call in calls()) == ["evaluate", "evaluate", "train", "train"]
-    assert {run_log.state(run) for run in study.runs} == {Status.DONE}
+    assert {run_log.status(run) for run in study.runs} == {Status.DONE}
 
 
 def wait_for(path: Path) -> int:
@@ -135,17 +135,17 @@ def test_kill_9_loses_no_finished_stage(tmp_path: Path, calls: Callable[[], list
     assert len(before) == 6
     assert not any(call.startswith("select") for call in again)
     assert len(again) == (2 if whom == "stage" else 8 + 9)
-    assert {run_log.state(run) for run in study.runs} == {Status.DONE}
+    assert {run_log.status(run) for run in study.runs} == {Status.DONE}
 
 
 def test_a_plan_tells_states_and_costs_from_what_is_done(
     tmp_path: Path, calls: Callable[[], list[str]]
 ) -> None:
     study, run_log = make_study(tmp_path), RunLog(tmp_path / "logs")
-    text = outlook(study, run_log, {study.cells[0].runs[0].id: "the pool holds 3 rows"})
+    text = describe_plan(study, run_log, {study.cells[0].runs[0].id: "the pool holds 3 rows"})
     assert "9 cells (7 waiting, 2 infeasible)" in text
     assert "the pool holds 3 rows" in text
     assert text.count("[-] evaluate") == 2
     assert not (tmp_path / "logs").exists(), "a plan writes nothing"
     drive(tmp_path)
-    assert "9 cells (9 done)" in outlook(study, run_log, {})
+    assert "9 cells (9 done)" in describe_plan(study, run_log, {})

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smart.config import Composition
+from smart.experiment.config import ReproduceConfig
 from smart.experiment.execute import Runner, one_after_the_other, run_missing
 from smart.experiment.report import TaskMap
 from smart.experiment.results import read_table, write_results
@@ -34,11 +36,13 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lambda line: None,
     )
     fill(study)
-    table = read_table(study, run_log, {"reference": None, "metrics": None, "title": "Mine <&> others"})
+    composed = Composition(choices={"table": "mine"}, overrides=("table=mine",))
+    config = ReproduceConfig(title="Mine <&> others", composed=composed)
+    table = read_table(study, run_log, config)
     places = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 3.0]])
     folder = tmp_path / "tables" / "mine"
     task_map = TaskMap(TASKS, places, np.array([0.5, 0.25]))
-    write_results(folder, study, run_log, table, task_map, "python reproduce.py table=mine")
+    write_results(folder, study, run_log, table, task_map, config)
     return folder / "report.html"
 
 

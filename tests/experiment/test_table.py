@@ -136,9 +136,16 @@ def test_answers_to_other_questions_are_refused(tmp_path: Path) -> None:
         shared_metrics([first], ["quiz/ac"])
 
 
-def make_table(materials: list[Material], reference: str | None = None) -> Table:
+def make_table(materials: list[Material], reference: Path | None = None) -> Table:
     metrics, rows = rows_of(materials)
-    return Table("Mine & others", GRID, metrics, rows, ["A note."], read_reference(reference, GRID))
+    return Table(
+        "Mine & others",
+        GRID,
+        metrics,
+        rows,
+        ["A note."],
+        read_reference(reference, GRID),
+    )
 
 
 def test_markdown_has_marks_states_and_comparisons(materials: list[Material]) -> None:
@@ -189,17 +196,17 @@ def test_published_values_come_from_a_file_with_sources_alone(
     file.write_text(
         "select.strategy,select.budget,metric,value,source\nsmart,10,quiz/acc,0.5,Someone 2020 p. 3\n"
     )
-    text = markdown(make_table(materials, str(file)))
+    text = markdown(make_table(materials, file))
     assert "quiz/acc 0.5 [Someone 2020 p. 3]" in next(
         x for x in text.splitlines() if x.startswith("| 10 | smart")
     )
     assert text.count("Someone") == 1
     file.write_text("metric,value,source\nquiz/acc,0.5,\n")
     with pytest.raises(UserError, match="line 2: has no source"):
-        read_reference(str(file), GRID)
+        read_reference(file, GRID)
     file.write_text("train.epochs,metric,value,source\n2,quiz/acc,0.5,x\n")
     with pytest.raises(UserError, match=r"train.epochs does not vary"):
-        read_reference(str(file), GRID)
+        read_reference(file, GRID)
 
 
 def test_unseen_tasks_are_drawn_with_all_their_items() -> None:

@@ -143,7 +143,7 @@ def test_every_yaml_gives_a_weighting(path: Path) -> None:
         (["temperature", "temperature=hot"], "weighting.temperature=hot:"),
         (["temperature", "cap=0"], "weighting.cap=0:"),
         (["proportional", "cap=30k"], "weighting.cap=30k:"),
-        (["proportional", "cap=true"], "weighting.cap=True:"),
+        (["proportional", "cap=true"], "weighting.cap=true:"),
         (["flan_caps", "submixtures.t0.rate=-1"], "weighting.submixtures.t0.rate=-1:"),
         (["flan_caps", "submixtures.t0.cap=0.5"], "weighting.submixtures.t0.cap=0.5:"),
         (["flan_caps", "~submixtures.t0.cap"], "weighting.submixtures.t0="),

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.cli.conftest import Command
 from tests.cli.test_select import folder_of
+from tests.commands import Command
 
 QUESTION = "The developer argued with the designer because she did not like the design | of the house"
 HELD = (5, 100, 300)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smart.selection import orderings
-from smart.selection.config import Axis
+from smart.selection.config import FunctionChoice
 from smart.selection.orderings import Orderer, order_groups
 from smart.submodular import FacilityLocation, GraphCut
 from tests.submodular.examples import clustered
@@ -50,5 +50,5 @@ def test_large_groups_get_all_threads_unless_their_function_has_no_use_for_them(
 
 
 def test_graph_cut_is_the_function_that_has_no_use_for_them():
-    assert Axis("graphcut", {}, GraphCut).single_threaded
-    assert not Axis("facility_location", {}, FacilityLocation).single_threaded
+    assert FunctionChoice("graphcut", {}, GraphCut).single_threaded
+    assert not FunctionChoice("facility_location", {}, FacilityLocation).single_threaded

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from smart.model import ModelOptions, TuningOptions
-from smart.training.job import Job, World, prepare
-from smart.training.options import TrainingOptions
+from smart.training.config import TrainConfig
+from smart.training.job import TrainingJob, World, prepare
 
 ANIMALS = {"cat": "meow", "dog": "woof", "cow": "moo", "duck": "quack", "pig": "oink", "sheep": "baa"}
 
@@ -54,7 +54,8 @@ def mixture(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("models")
+    """The cache of models below an output_root."""
+    return tmp_path_factory.mktemp("root") / "cache"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -92,19 +93,20 @@ class Runner:
         }
     )
 
-    def job(self, *, model: str | None = None, tuning: Any = (), **options: Any) -> Job:
-        return prepare(
-            TrainingOptions(**self.options | options),
-            ModelOptions(model or self.model),
-            TuningOptions(**self.tuning | dict(tuning)),
-            str(self.mixture),
-            World(),
+    def job(self, *, model: str | None = None, tuning: Any = (), **options: Any) -> TrainingJob:
+        config = TrainConfig(
+            mixture=str(self.mixture),
+            model=ModelOptions(model or self.model),
+            tuning=TuningOptions(**self.tuning | dict(tuning)),
+            output_root=self.models.parent,
+            **self.options | options,
         )
+        return prepare(config, World())
 
     def train(self, output: Path, *, watch: Any = lambda logs, step: None, **options: Any) -> Any:
-        from smart.training.run import train
+        from smart.training.fit import fit
 
-        return train(self.job(**options), output, self.models, watch)
+        return fit(self.job(**options), output, watch)
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 from smart.config import ConfigError, UserError
 from smart.model import ModelOptions, TuningOptions
 from smart.runtime.files import hash_file
+from smart.training.config import TrainConfig
 from smart.training.data import TokenStore, count_losses, read_mixture, sample_text
-from smart.training.dry_run import measure, plan
+from smart.training.dry_run import describe_plan, measure
 from smart.training.job import World, prepare
-from smart.training.options import TrainingOptions
 from tests.training.conftest import make_table
 
 
@@ -140,7 +140,7 @@ def test_plan_counts_what_peft_counts(runner):
         adapted = add_adapters(job.base, loaded, job.tuning, seed=0)
         trainable, total = adapted.get_nb_trainable_parameters()
         assert (size.trainable, size.total) == (trainable, total)
-    text = plan(job)
+    text = describe_plan(job)
     for word in (
         "rows",
         "tokens",
@@ -156,28 +156,26 @@ def test_plan_counts_what_peft_counts(runner):
 
 
 def prepare_with(mixture, *, world=None, model=None, tuning=None, **options):
-    return prepare(
-        TrainingOptions(**options),
-        model or ModelOptions("tiny_llama"),
-        tuning or TuningOptions(),
-        str(mixture),
-        world or World(),
+    config = TrainConfig(
+        mixture=str(mixture),
+        model=model or ModelOptions("tiny_llama"),
+        tuning=tuning or TuningOptions(),
+        **options,
     )
+    return prepare(config, world or World())
 
 
 def test_all_wrong_values_come_together(mixture):
     with pytest.raises(ConfigError) as caught:
         prepare_with(
             mixture,
-            batch_size=10,
-            micro_batch_size=4,
+            batch_size=0,
             overlength="cut",
             epochs=0,
             tuning=TuningOptions(lora_r=0),
         )
     for part in (
-        "batch_size=10",
-        "micro_batch_size can be 1, 2, 5, 10",
+        "batch_size=0: must be a whole number, at least 1",
         "overlength=cut",
         "epochs=0",
         "tuning.lora_r=0",
@@ -198,9 +196,9 @@ def test_values_of_the_wrong_type_come_together(mixture):
         )
     for part in (
         "batch_size=abc: must be a whole number",
-        "max_steps=1.5: must be a whole number or null",
+        "max_steps=1.5: must be a whole number, at least 1, or null",
         "merge=maybe: must be true or false",
-        "learning_rate=True: must be a number",
+        "learning_rate=true: must be a number, above 0",
         "model.revision=1234567: must be text (put it in quotes)",
         "tuning.lora_dropout=null: must be a number",
     ):
@@ -228,6 +226,7 @@ def test_unknown_optimizers_and_schedules_name_the_nearest(mixture):
         ({}, None, {"optimizer": "adamw_8bit"}, World(2, gpu=True, sharded=True), "cannot be sharded"),
         ({}, None, {"optimizer": "paged_adamw_8bit"}, World(), "there is no GPU"),
         ({"batch_size": 64, "micro_batch_size": 8}, None, {}, World(3), "cannot be made of micro-batches"),
+        ({"batch_size": 10, "micro_batch_size": 4}, None, {}, World(), "micro_batch_size can be 1, 2, 5, 10"),
     ],
 )
 def test_combinations_that_cannot_work_are_refused_before_loading(

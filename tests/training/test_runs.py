@@ -15,7 +15,7 @@ import torch
 from smart.config import UserError
 from smart.runtime.manifest import read_manifest
 from smart.training import checkpoints
-from smart.training.run import is_finished, merge
+from smart.training.fit import is_finished, merge
 
 
 def adapter(folder) -> dict[str, torch.Tensor]:
@@ -214,7 +214,7 @@ def test_a_finished_run_can_be_merged_later(runner, tmp_path):
     runner.train(later)
     before = read_manifest(later)
     assert not (later / "merged").exists()
-    merge(runner.job(merge=True), later, runner.models)
+    merge(runner.job(merge=True), later)
     assert read_manifest(later) == before | {"merged": read_manifest(together)["merged"]}
     weights = "merged/model.safetensors"
     assert (later / weights).read_bytes() == (together / weights).read_bytes()

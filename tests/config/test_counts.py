@@ -25,7 +25,9 @@ def test_shares_are_rounded_down_and_at_least_one(written: str, total: int, rows
     [(0, "budget=0: must be at least 1"), (-5, "budget=-5: must be at least 1"), (0.05, "did you mean 5%?"),
      (1.5, "did you mean 1.5%?"), ("25 k", "is not a count"), ("abc", "is not a count"), (None, "null"),
      (True, "is not a count"), ("0%", "above 0%"), ("101%", "at most 100%"), ("-3%", "above 0%"),
-     ("1.0001k", "not a whole number"), ("nan", "is not a count"), (float("inf"), "is not a count")],
+     ("1.0001k", "not a whole number"),
+     (1.0, "did you mean 100%?"), ("1.0", "did you mean 100%?"), (0.1, "did you mean 10%?"),
+     ("1e7000000", "is not a count"), ("nan", "is not a count"), (float("inf"), "is not a count")],
 )  # fmt: skip
 def test_what_is_no_count_is_refused_with_a_way_out(written: object, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:

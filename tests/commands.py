@@ -1,4 +1,4 @@
-"""A small collection in a file, and commands run in this process or in their own."""
+"""Fixtures of every room: a small collection in a file, and commands run in this process or in their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from smart.templates import TEMPLATES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass

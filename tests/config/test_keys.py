@@ -1,0 +1,365 @@
+"""The rule of keys: an option that is added changes no stored key, one that decides changes it, a free one doesn't."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from smart.cli.errors import explain
+from smart.config import Composition, asked, compose, deciding, declared, option, read_config
+from smart.evaluation import EvaluateConfig
+from smart.evaluation.job import prepare as prepare_evaluation
+from smart.experiment import ReproduceConfig
+from smart.experiment.results import table_config, table_inputs
+from smart.experiment.stage_configs import compose_stage
+from smart.mixture import Uniform
+from smart.model import ModelOptions
+from smart.runtime.manifest import make_key
+from smart.selection import SelectConfig
+from smart.selection.keys import mixture_key, pool_key, vectors_key
+from smart.selection.pool import read_pool
+from smart.selection.tasks import resolve_sizes
+from smart.selection.vectors import input_keys
+from smart.submodular import GraphCut
+from smart.training import TrainConfig
+from smart.training.job import World
+from smart.training.job import prepare as prepare_training
+from tests.cli.tokenizers import word_tokenizer
+from tests.pins.examples import write_inputs
+
+
+def pretended(cls: type, **info: Any) -> Any:
+    """The options of a command with one more, added today."""
+    return dataclasses.make_dataclass(
+        f"Pretended{cls.__name__}",
+        [("pretended", bool, option(False, added=True, **info))],
+        bases=(cls,),
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def select_key(config: SelectConfig) -> str:
+    pool = read_pool(config)
+    return mixture_key(config, input_keys(config, pool), resolve_sizes(config, pool)[1])
+
+
+def table_key(config: ReproduceConfig) -> str:
+    return make_key(table_config(config, config.make_grid(None)), table_inputs(config), 1)
+
+
+KEYS: dict[str, tuple[type, Callable[[Any], str], list[str]]] = {
+    "select": (
+        SelectConfig,
+        select_key,
+        [
+            *("collection=files", "collection.path=small.parquet", "encoder=precomputed"),
+            *("encoder.path=vectors.npy", "budget=100", "collection.validation=10%", "validation_rows=20"),
+        ],
+    ),
+    "train": (
+        TrainConfig,
+        lambda config: prepare_training(config, World()).key,
+        ["mixture=mixture", "model=tiny_llama", "tuning=lora", "max_steps=2", "batch_size=8"],
+    ),
+    "evaluate": (
+        EvaluateConfig,
+        lambda config: prepare_evaluation(config).key,
+        ["model=tiny_llama", "suite.tasks=[mmlu_anatomy]", "benchmark_data=benchmarks"],
+    ),
+    "reproduce": (ReproduceConfig, table_key, ["table=budget", "seeds=[1,2]"]),
+}
+
+
+def key_of(command: str, *more: str, cls: Any = None) -> str:
+    known, make, base = KEYS[command]
+    config: Any = read_config(cls or known, compose(command, [*base, *more]))
+    return make(config)
+
+
+@pytest.fixture(autouse=True)
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the overrides name, in the folder where the configurations are read."""
+    write_inputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    small = pq.read_table("small.parquet")
+    pq.write_table(small.slice(0, 570), "other.parquet")
+    bad = small.to_pylist()
+    bad[3]["inputs"] = " "
+    pq.write_table(pa.Table.from_pylist(bad), "bad.parquet")
+    pq.write_table(pa.concat_tables([small, small.slice(0, 3)]), "copies.parquet")
+    np.save("others.npy", np.load("vectors.npy") + 1)
+    word_tokenizer(tmp_path / "tokenizer")
+    other = tmp_path / "mixture2"
+    other.mkdir()
+    pq.write_table(pq.read_table("mixture/train.parquet").slice(0, 40), other / "train.parquet")
+    (tmp_path / "benchmarks2").mkdir()
+    for name in ("mmlu", "bbh"):
+        table = pq.read_table(f"benchmarks/{name}.parquet")
+        pq.write_table(table.slice(0, len(table) - 1), f"benchmarks2/{name}.parquet")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "tiny_llama"}))
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (tmp_path / "published.csv").write_text("metric,value,source\nmmlu/acc,0.5,somewhere\n")
+
+
+FIND = ("decontaminate=report", "benchmark_data=benchmarks")
+DECIDE: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "select": {
+        "collection": ((), ("collection.path=other.parquet", "encoder=wordllama")),
+        "encoder": ((), ("encoder.path=others.npy",)),
+        "fn": ((), ("fn.tradeoff=0.3",)),
+        "weighting": ((), ("weighting=uniform",)),
+        "instance_fn": ((), ("instance_fn=logdet",)),
+        "budget": ((), ("budget=101",)),
+        "num_tasks": ((), ("num_tasks=5",)),
+        "validation_rows": ((), ("validation_rows=21",)),
+        "seed": ((), ("seed=24",)),
+        "bad_rows": ((), ("collection.path=bad.parquet", "bad_rows=drop", "encoder=wordllama")),
+        "drop_duplicates": (
+            ("collection.path=copies.parquet", "encoder=wordllama"),
+            ("collection.path=copies.parquet", "encoder=wordllama", "drop_duplicates=true"),
+        ),
+        "tokenizer": ((), ("tokenizer=tokenizer",)),
+        "max_length": (("tokenizer=tokenizer",), ("tokenizer=tokenizer", "max_length=64")),
+        "decontaminate": ((), FIND),
+        "benchmark_data": (FIND, ("decontaminate=report", "benchmark_data=benchmarks2")),
+        "heldout_data": (FIND, (*FIND, "heldout_data=unseen.parquet")),
+        "optimizer": ((), ("optimizer=partition",)),
+    },
+    "train": {
+        "mixture": ((), ("mixture=mixture2",)),
+        "model": ((), ("model=tiny_mistral",)),
+        "tuning": ((), ("tuning.lora_r=8",)),
+        "batch_size": ((), ("batch_size=16",)),
+        "micro_batch_size": ((), ("micro_batch_size=4",)),
+        "epochs": ((), ("epochs=2",)),
+        "max_steps": ((), ("max_steps=3",)),
+        "learning_rate": ((), ("learning_rate=0.1",)),
+        "max_length": ((), ("max_length=100",)),
+        "separator": ((), ("separator='|'",)),
+        "overlength": ((), ("overlength=drop",)),
+        "packing": ((), ("packing=true",)),
+        "seed": ((), ("seed=24",)),
+    },
+    "evaluate": {
+        "suite": ((), ("suite.shots=2",)),
+        "model": ((), ("model=tiny_mistral",)),
+        "adapter": ((), ("adapter=adapter",)),
+        "dtype": ((), ("dtype=float32",)),
+        "four_bit": ((), ("four_bit=true",)),
+        "batch_size": ((), ("batch_size=4",)),
+        "max_length": ((), ("max_length=512",)),
+        "chat_template": ((), ("chat_template=true",)),
+        "limit": ((), ("limit=3",)),
+        "benchmark_data": ((), ("benchmark_data=benchmarks2",)),
+    },
+    "reproduce": {
+        "title": ((), ("title=Mine",)),
+        "grid": ((), ("grid={select.budget: [5k]}",)),
+        "seeds": ((), ("seeds=[1,2,3]",)),
+        "baseline": ((), ("baseline={select.budget: 25k}",)),
+        "base_model": ((), ("base_model=false",)),
+        "metrics": ((), ("metrics=[mmlu/acc]",)),
+        "reference": ((), ("reference=published.csv",)),
+        "overrides": ((), ("overrides=['select.seed=2']",)),
+    },
+}
+FREE_EVERYWHERE = {
+    "output": "output=x",
+    "output_root": "output_root=y",
+    "threads": "threads=1",
+    "plan": "plan=true",
+    "fetch_only": "fetch_only=true",
+    "overwrite": "overwrite=true",
+    "tracker": "tracker.project=mine",
+}
+FREE: dict[str, dict[str, str]] = {
+    "select": {"memory_limit": "memory_limit=4GB"},
+    "train": {
+        "save_steps": "save_steps=1",
+        "eval_steps": "eval_steps=1",
+        "keep_checkpoints": "keep_checkpoints=1",
+        "merge": "merge=true",
+        "launch": "launch=ddp",
+        "num_processes": "num_processes=2",
+    },
+    "evaluate": {},
+    "reproduce": {"run": "run=x", "seed": "seed=5"},
+}
+ELSEWHERE = {
+    "evaluate": {"compare", "seed"},  # of a comparison, not of scores
+    "reproduce": {"heldout"},  # decides through the file that it makes, which the evaluations read
+}
+
+
+@pytest.mark.parametrize("command", KEYS)
+def test_every_option_is_in_one_of_the_tables(command: str) -> None:
+    tables = [set(DECIDE[command]), set(FREE[command]) | set(FREE_EVERYWHERE), ELSEWHERE.get(command, set())]
+    assert set.union(*tables) == set(declared(KEYS[command][0]))
+    assert sum(map(len, tables)) == len(set.union(*tables))
+    free = {name for name, (_, info) in declared(KEYS[command][0]).items() if info.role == "free"}
+    assert free == tables[1]
+
+
+@pytest.mark.parametrize(("command", "name"), [(c, name) for c, table in DECIDE.items() for name in table])
+def test_an_option_that_decides_changes_the_key(command: str, name: str) -> None:
+    before, after = DECIDE[command][name]
+    assert key_of(command, *before) != key_of(command, *after)
+
+
+@pytest.mark.parametrize("command", KEYS)
+def test_a_free_option_does_not(command: str) -> None:
+    plain = key_of(command)
+    for word in [*FREE[command].values(), *FREE_EVERYWHERE.values()]:
+        if command == "reproduce":  # its key has the command line, so that only what is typed may be compared
+            config = read_config(ReproduceConfig, compose(command, [*KEYS[command][2], word]))
+            config = dataclasses.replace(config, composed=compose(command, KEYS[command][2]))
+            assert table_key(config) == plain, word
+        else:
+            assert key_of(command, word) == plain, word
+
+
+@pytest.mark.parametrize("command", KEYS)
+def test_an_added_option_leaves_stored_keys_as_they_are(command: str) -> None:
+    cls = pretended(KEYS[command][0])
+    assert key_of(command, "+pretended=false", cls=cls) == key_of(command)
+    assert key_of(command, cls=cls) == key_of(command)
+    if command != "reproduce":
+        assert key_of(command, "+pretended=true", cls=cls) != key_of(command)
+    else:  # whose key has the command line
+        config = read_config(cls, compose(command, [*KEYS[command][2], "+pretended=true"]))
+        plain: Any = dataclasses.replace(config, composed=compose(command, KEYS[command][2]))
+        assert table_key(plain) != key_of(command)
+
+
+@pytest.mark.parametrize("command", ["select", "train", "evaluate"])
+def test_an_added_option_leaves_the_runs_of_grids_as_they_are(command: str) -> None:
+    raw = dict(compose(command, KEYS[command][2]).raw)
+    known = KEYS[command][0]
+    cls = pretended(known)
+    assert asked(cls, raw) == asked(cls, {**raw, "pretended": False}) == asked(known, raw)
+    assert asked(cls, {**raw, "pretended": True}) == {**asked(known, raw), "pretended": True}
+    free = pretended(known, role="free")
+    assert asked(free, {**raw, "pretended": True}) == asked(known, raw)
+
+
+def test_an_option_added_to_a_part_leaves_keys_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To nested options, to a weighting behind `_target_`, and to a set function, which is no dataclass."""
+    model: Any = pretended(ModelOptions)
+    assert deciding(model("x")) == deciding(ModelOptions("x"))
+    assert deciding(model("x", pretended=True)) == {**deciding(ModelOptions("x")), "pretended": True}
+
+    @dataclass(frozen=True)
+    class Gentle(Uniform):
+        floor: int = option(0, added=True)
+
+    class Wider(GraphCut):
+        added_options = ("power",)
+
+        def __init__(self, X: np.ndarray, tradeoff: float = 0.4, power: int = 1) -> None:
+            super().__init__(X, tradeoff)
+
+    monkeypatch.setattr("smart.mixture.Uniform", Gentle)
+    monkeypatch.setattr("smart.submodular.GraphCut", Wider)
+    plain = key_of("select", "weighting=uniform")
+    assert key_of("select", "weighting=uniform", "+weighting.floor=0", "+fn.power=1") == plain
+    assert key_of("select", "weighting=uniform", "+weighting.floor=2") != plain
+    assert key_of("select", "weighting=uniform", "+fn.power=2") != plain
+
+
+def test_an_option_that_takes_anothers_place_keeps_its_field_in_the_key() -> None:
+    @dataclass(frozen=True)
+    class Before:
+        chat_template: bool = False
+
+    @dataclass(frozen=True)
+    class After:
+        format: Literal["plain", "chat", "new"] = option(
+            "plain", replaces="chat_template", stored_as={"plain": False, "chat": True}
+        )
+
+    assert deciding(After()) == deciding(Before())
+    assert deciding(After("chat")) == deciding(Before(chat_template=True))
+    assert deciding(After("new")) == {"format": "new"}
+    assert asked(After, {"format": "plain"}) == asked(Before, {"chat_template": False})
+    with pytest.raises(Exception, match="pretended") as caught:
+        compose("evaluate", ["pretended=true"])
+    old: Any = dataclasses.make_dataclass(
+        "Old",
+        [("format", str, option("plain", replaces="pretended", stored_as={"plain": False, "chat": True}))],
+    )
+    said = explain(caught.value, old)
+    assert said == "pretended: is now format (pretended=false is format=plain, pretended=true is format=chat)"
+
+
+def test_defaults_of_the_options_are_those_of_conf() -> None:
+    """An option that is absent from a key at its default must have the same default everywhere."""
+    for command, (cls, _, base) in KEYS.items():
+        composed = compose(command, base)
+        named = {word.partition("=")[0].split(".")[0] for word in base} | {
+            "tuning",
+            "tracker",
+            "suite",
+            "grid",
+        }
+        config: Any = read_config(cls, composed)
+        for name, (one, info) in declared(cls).items():
+            if name in named or info.build is not None or one.default is dataclasses.MISSING:
+                continue
+            if command == "reproduce" and name in ("title", "baseline"):
+                continue  # of the table
+            assert getattr(config, name) == one.default, (command, name)
+
+
+def test_pools_and_vectors_have_one_name_each() -> None:
+    """What grids share, and what is fetched: by what is read, not by how it was typed."""
+
+    def names(*more: str) -> tuple[str, str | None]:
+        composed: Composition = compose("select", [*KEYS["select"][2], *more])
+        return pool_key(composed), vectors_key(composed)
+
+    pool, vectors = names()
+    assert names("budget=5", "fn=logdet", "num_tasks=3", "seed=9", "threads=1") == (pool, vectors)
+    assert names("strategy=equal") == (pool, None)
+    assert names("encoder=wordllama")[0] == pool
+    assert names("encoder=wordllama")[1] != vectors
+    for changed in (
+        "collection.seed=5",
+        "bad_rows=drop",
+        "tokenizer=x",
+        "decontaminate=report",
+        "max_length=7",
+    ):
+        assert names(changed)[0] != pool
+        assert names(changed)[1] != vectors
+
+
+def test_a_grid_fetches_what_each_of_its_cells_needs() -> None:
+    """A last cell that needs no vectors must not hide the encoder of the others."""
+    from smart.experiment.grid import Grid
+    from smart.experiment.run import runs_to_fetch
+    from smart.experiment.run_graph import build
+
+    settings = {"select.collection": "flan2022", "train.model": "tiny_llama"}
+    settings |= {"select.strategy": ["smart", "smart_random_instances", "equal"]}  # type: ignore[dict-item]
+    settings |= {"select.encoder": ["gte_large", "minilm"], "evaluate.suite": "mmlu"}  # type: ignore[dict-item]
+    study = build(
+        Grid.of("mine", settings, seeds=[1, 2], base_model=True), compose_stage, Path("outputs"), {}
+    )
+    fetched = runs_to_fetch(study)
+    selections = [run for run in fetched if run.stage == "select"]
+    encoders = {study.config(run)["encoder"]["name"] for run in selections}
+    assert encoders == {"thenlper/gte-large", "sentence-transformers/all-MiniLM-L6-v2"}
+    assert len(selections) == 2
+    assert all(study.configs[run.id].vectors for run in selections)

@@ -4,21 +4,21 @@ from smart.embedding.encoders import Encoded, Encoder, Session, WordLlama
 from smart.embedding.precomputed import Precomputed
 from smart.embedding.prompts import Prompts
 from smart.embedding.sentence_transformers import SentenceTransformers
-from smart.embedding.store import Outlook, embed, look_up
-from smart.embedding.vectors import Summary, Vectors, summarize
+from smart.embedding.store import EmbeddingPlan, embed, plan_embedding
+from smart.embedding.vectors import TaskStatistics, Vectors, task_statistics
 
 __all__ = [
+    "EmbeddingPlan",
     "Encoded",
     "Encoder",
-    "Outlook",
     "Precomputed",
     "Prompts",
     "SentenceTransformers",
     "Session",
-    "Summary",
+    "TaskStatistics",
     "Vectors",
     "WordLlama",
     "embed",
-    "look_up",
-    "summarize",
+    "plan_embedding",
+    "task_statistics",
 ]

@@ -34,8 +34,8 @@ SHARD_ROWS = 50_000
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """What `embed` would do, as far as it can be known without doing it."""
+class EmbeddingPlan:
+    """What `embed` would do, as far as that is known without doing it."""
 
     key: str | None
     """None where the encoder has to be fetched before its revision is known."""
@@ -67,19 +67,21 @@ def embed(
     return store.open(shards)
 
 
-def look_up(
+def plan_embedding(
     prompts: Prompts, encoder: Encoder | Precomputed, folder: Path, shard_rows: int = SHARD_ROWS
-) -> Outlook:
-    """Say what `embed` would have to do, from small files alone (and the prompts' hash); writes nothing."""
+) -> EmbeddingPlan:
+    """What `embed` would have to do, read from small files and the hash of the prompts; writes nothing."""
     if isinstance(encoder, Precomputed):
-        return Outlook(encoder.key(prompts), rows=0, bytes=0)
+        return EmbeddingPlan(encoder.key(prompts), rows=0, bytes=0)
     key, rows = None, len(prompts)
     if encoder.identity() is not None:
         store = _Store(prompts, encoder, folder, shard_rows)
         recorded = [store.record(number) for number in range(store.count)]
         key, rows = store.key, rows - sum(shard.rows for shard in recorded if shard)
     width = encoder.width() if rows else 0
-    return Outlook(key, rows, None if width is None else rows * width * np.dtype(encoder.dtype).itemsize)
+    return EmbeddingPlan(
+        key, rows, None if width is None else rows * width * np.dtype(encoder.dtype).itemsize
+    )
 
 
 @dataclass(frozen=True)

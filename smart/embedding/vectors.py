@@ -1,4 +1,4 @@
-"""Vectors in group order, wherever they lie, and what one pass over them tells."""
+"""Vectors in group order, wherever they lie, and the statistics of one pass over them."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Vectors:
 
 
 @dataclass(frozen=True, eq=False)
-class Summary:
-    """What one pass over the vectors tells."""
+class TaskStatistics:
+    """Means of tasks and counts of distinct vectors, from one pass over the vectors."""
 
     task_means: np.ndarray
     """float32 (tasks, d): mean of a task's vectors over all template types, not normalised."""
@@ -61,7 +61,7 @@ class Summary:
     """int64 (tasks * 4,): distinct vectors in each group."""
 
 
-def summarize(vectors: Vectors, offsets: np.ndarray) -> Summary:
+def task_statistics(vectors: Vectors, offsets: np.ndarray) -> TaskStatistics:
     """Task means (stage 1 of the method) and distinct vectors per group, kept beside the vectors.
 
     Args:
@@ -80,15 +80,15 @@ def summarize(vectors: Vectors, offsets: np.ndarray) -> Summary:
     path = vectors.folder / f"summary-{hash_bytes([offsets.astype('<i8').tobytes()])[:16]}.npz"
     # The store's own lock: who holds it may clear away temporary files beside the vectors.
     with locked(vectors.folder.with_name(f"{vectors.folder.name}.lock")):
-        summary = _load(path)
-        if summary is None:
-            summary = _pass_over(vectors, offsets)
+        statistics = _load(path)
+        if statistics is None:
+            statistics = _pass_over(vectors, offsets)
             with atomic_file(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, task_means=summary.task_means, distinct=summary.distinct)
-    return summary
+                np.savez(file, task_means=statistics.task_means, distinct=statistics.distinct)
+    return statistics
 
 
-def _pass_over(vectors: Vectors, offsets: np.ndarray) -> Summary:
+def _pass_over(vectors: Vectors, offsets: np.ndarray) -> TaskStatistics:
     groups = len(offsets) - 1
     sums = np.zeros((groups // len(TEMPLATES), vectors.d))
     distinct = np.zeros(groups, dtype=np.int64)
@@ -102,13 +102,13 @@ def _pass_over(vectors: Vectors, offsets: np.ndarray) -> Summary:
                 bar.update(len(block))
             distinct[group] = len(seen)
     sizes = np.diff(offsets[:: len(TEMPLATES)])
-    return Summary((sums / sizes[:, None]).astype(np.float32), distinct)
+    return TaskStatistics((sums / sizes[:, None]).astype(np.float32), distinct)
 
 
-def _load(path: Path) -> Summary | None:
+def _load(path: Path) -> TaskStatistics | None:
     try:
         with np.load(path) as arrays:  # a zip: its checksums notice damage
-            return Summary(arrays["task_means"], arrays["distinct"])
+            return TaskStatistics(arrays["task_means"], arrays["distinct"])
     except FileNotFoundError:
         return None
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError):

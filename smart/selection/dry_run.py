@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from smart.embedding import Outlook
+from smart.embedding import EmbeddingPlan
 from smart.mixture import TaskBudgets, summarise
 from smart.selection.config import SelectConfig
 from smart.selection.instances import groups_to_order, make_orderer
@@ -40,7 +40,7 @@ def _benchmarks(config: SelectConfig, pool: Pool) -> str:
     return f"{found:,} rows hold a question" + (", left out" if config.decontaminate == "drop" else "")
 
 
-def _embeddings(embedding: Outlook | None) -> str:
+def _embeddings(embedding: EmbeddingPlan | None) -> str:
     if embedding is None:
         return "not needed"
     if embedding.key is None:
@@ -51,7 +51,7 @@ def _embeddings(embedding: Outlook | None) -> str:
     return f"{embedding.rows:,} prompts to encode{size}"
 
 
-def _orderings(config: SelectConfig, pool: Pool, embedding: Outlook | None, tasks: TaskBudgets | None) -> str:
+def _orderings(config: SelectConfig, pool: Pool, embedding: EmbeddingPlan | None, tasks: TaskBudgets | None) -> str:
     if not config.instance_fn.needs_vectors:
         return "not needed"
     sizes = np.diff(pool.groups.offsets)

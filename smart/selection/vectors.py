@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from smart.embedding import Outlook, Summary, Vectors, embed, look_up, summarize
+from smart.embedding import EmbeddingPlan, TaskStatistics, Vectors, embed, plan_embedding, task_statistics
 from smart.selection.config import SelectConfig
 from smart.selection.pool import Pool
 from smart.templates import TEMPLATES
@@ -13,19 +13,19 @@ FEW_DISTINCT = 0.5
 """Below this share of distinct vectors, ties decide most of the order inside a group."""
 
 
-def plan_vectors(config: SelectConfig, pool: Pool) -> Outlook | None:
+def plan_vectors(config: SelectConfig, pool: Pool) -> EmbeddingPlan | None:
     """What embedding would do; None where neither fn nor instance_fn needs vectors."""
     if not config.needs_vectors:
         return None
-    return look_up(pool.prompts, config.encoder, config.cache / "embeddings")
+    return plan_embedding(pool.prompts, config.encoder, config.cache / "embeddings")
 
 
-def make_vectors(config: SelectConfig, pool: Pool) -> tuple[Vectors, Summary] | None:
+def make_vectors(config: SelectConfig, pool: Pool) -> tuple[Vectors, TaskStatistics] | None:
     """Vectors and task means; None where neither fn nor instance_fn needs any."""
     if not config.needs_vectors:
         return None
     vectors = embed(pool.prompts, config.encoder, config.cache / "embeddings")
-    return vectors, summarize(vectors, pool.groups.offsets)
+    return vectors, task_statistics(vectors, pool.groups.offsets)
 
 
 def input_keys(config: SelectConfig, pool: Pool) -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smart.config import Problems, UserError
-from smart.embedding import Outlook, Precomputed, embed, look_up
+from smart.embedding import EmbeddingPlan, Precomputed, embed, plan_embedding
 
 from .examples import ROWS, prompts
 
@@ -27,7 +27,7 @@ def test_vectors_are_taken_at_the_rows_of_the_collection_as_read(tmp_path: Path,
     np.testing.assert_array_equal(vectors[:], wanted)
     np.testing.assert_array_equal(vectors[7:9], wanted[7:9])
     assert vectors[7:9].dtype == np.float32
-    assert look_up(pool, encoder, tmp_path / "cache") == Outlook(vectors.key, 0, 0)
+    assert plan_embedding(pool, encoder, tmp_path / "cache") == EmbeddingPlan(vectors.key, 0, 0)
     assert list(tmp_path.iterdir()) == [tmp_path / "E.npy"]  # nothing is copied
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from smart.config import UserError
-from smart.embedding import Encoded, SentenceTransformers, embed, look_up
+from smart.embedding import Encoded, SentenceTransformers, embed, plan_embedding
 from smart.embedding.sentence_transformers import compute_in_bfloat16
 
 from .examples import prompts
@@ -90,7 +90,7 @@ def test_batches_by_length_bring_each_vector_back_to_its_prompt(folder: Path, tm
     lengths = np.random.default_rng(0).integers(1, 40, 90)
     texts = [text(*np.random.default_rng(i).integers(0, 60, length)) for i, length in enumerate(lengths)]
     encoder, pool = SentenceTransformers(str(folder), batch_size=2, dtype="float32"), prompts(texts)
-    assert look_up(pool, encoder, tmp_path).bytes == 90 * 16 * 4
+    assert plan_embedding(pool, encoder, tmp_path).bytes == 90 * 16 * 4
     vectors = embed(pool, encoder, tmp_path, shard_rows=40)
     assert vectors.truncated == np.sum(lengths > 30)
     alone = encode(dataclasses.replace(encoder, batch_size=1), *[texts[i] for i in pool.order]).vectors
@@ -117,7 +117,7 @@ def test_a_model_of_the_hub_is_known_by_its_commit_and_loads_from_the_cache(
     monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path))
     encoder, commit = SentenceTransformers("some/model", max_length=7), "0123456789" * 4
     assert encoder.identity() is None
-    assert look_up(prompts(), encoder, tmp_path).key is None
+    assert plan_embedding(prompts(), encoder, tmp_path).key is None
     repository = tmp_path / "models--some--model"
     shutil.copytree(folder, repository / "snapshots" / commit)
     (repository / "refs").mkdir()

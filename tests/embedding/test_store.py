@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from smart.config import UserError
-from smart.embedding import embed, look_up, store
+from smart.embedding import embed, plan_embedding, store
 from smart.runtime.files import PARTIAL, hash_file
 
 from .examples import ROWS, SHARD_ROWS, Fake, die_while_encoding, die_while_writing, embed_and_report, prompts
@@ -67,12 +67,12 @@ def test_a_second_call_encodes_nothing_and_the_manifest_tells_what_is_there(tmp_
 
 def test_key_changes_with_all_that_decides_the_vectors(tmp_path: Path) -> None:
     """The first key is stored: where it changes, VERSION must have been raised, or caches are lost unasked."""
-    base = look_up(prompts(), Fake(), tmp_path).key
+    base = plan_embedding(prompts(), Fake(), tmp_path).key
     assert base == "235204f2b685f9f375ce387031032ee6"
     others = [
-        look_up(prompts(seed=1), Fake(), tmp_path).key,
-        look_up(prompts(["a", "b"]), Fake(), tmp_path).key,
-        look_up(prompts(), Fake(dtype="float32"), tmp_path).key,
+        plan_embedding(prompts(seed=1), Fake(), tmp_path).key,
+        plan_embedding(prompts(["a", "b"]), Fake(), tmp_path).key,
+        plan_embedding(prompts(), Fake(dtype="float32"), tmp_path).key,
     ]
     assert len({base, *others}) == 4
 
@@ -98,13 +98,15 @@ def test_killed_and_started_again_ends_with_the_same_bytes(
     assert len(list(tmp_path.glob("killed/*/*.json"))) == whole
     assert len(list(tmp_path.glob(f"killed/*/.*{PARTIAL}*"))) == (die is die_while_writing)
     encoder = Fake()
-    outlook = look_up(prompts(), encoder, tmp_path / "killed", SHARD_ROWS)
-    assert (outlook.rows, outlook.bytes) == (ROWS - whole * SHARD_ROWS, (ROWS - whole * SHARD_ROWS) * 4 * 2)
+    plan = plan_embedding(prompts(), encoder, tmp_path / "killed", SHARD_ROWS)
+    assert (plan.rows, plan.bytes) == (ROWS - whole * SHARD_ROWS, (ROWS - whole * SHARD_ROWS) * 4 * 2)
     vectors = embed(prompts(), encoder, tmp_path / "killed", SHARD_ROWS)
     assert len(encoder.asked) == ROWS - whole * SHARD_ROWS
     assert shard_bytes(vectors.folder) == undisturbed
     assert list(vectors.folder.glob(".*")) == []
-    assert look_up(prompts(), encoder, tmp_path / "killed", SHARD_ROWS) == store.Outlook(vectors.key, 0, 0)
+    assert plan_embedding(prompts(), encoder, tmp_path / "killed", SHARD_ROWS) == store.EmbeddingPlan(
+        vectors.key, 0, 0
+    )
 
 
 def flip(path: Path) -> None:

@@ -191,5 +191,5 @@ def _message(errors: Sequence[str]) -> str:
     more = f"\n  and {len(errors) - _SHOWN_FAULTS} more" if len(errors) > _SHOWN_FAULTS else ""
     return (
         f"the collection has rows that cannot be used (counted from 0 in each file):\n{listed}{more}\n"
-        "Mend them, or leave them out with bad_rows=drop (the manifest counts them)."
+        "Fix them, or leave them out with bad_rows=drop (the manifest counts them)."
     )

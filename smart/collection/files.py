@@ -20,6 +20,9 @@ from smart.collection.readers import KNOWN, SUFFIXES, Columns, read_columns, suf
 from smart.config import ConfigError, Problems, UserError, nearest
 from smart.runtime.files import hash_file
 
+Paths = str | int | Sequence[str] | None
+"""What an option that names files may hold; a number is a count of rows, and no file."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Files(Source):
@@ -77,8 +80,8 @@ class Files(Source):
         for column, globs in (self.exclude or {}).items():
             if idle := [one for one in globs if (column, one) not in matched]:
                 raise UserError(
-                    f"collection.exclude.{column}={idle[0]}: no row of any file has such a value; mend it, or take"
-                    " it out"
+                    f"collection.exclude.{column}={idle[0]}: no row of any file has such a value; fix the glob, or"
+                    " remove it"
                 )
         return Reading(
             name=_stem(paths),
@@ -115,7 +118,7 @@ class Files(Source):
                     yield from fault_where(name, f"excluded as {one}", mask, expected=True)
 
 
-def find(paths: Any) -> list[str]:
+def find(paths: Paths) -> list[str]:
     """The files that a path, a glob or a list of them name, each once, as written, sorted by absolute path."""
     found: dict[str, str] = {}
     for pattern in _patterns(paths):
@@ -124,7 +127,7 @@ def find(paths: Any) -> list[str]:
     return [path for _, path in sorted(found.items())]
 
 
-def _patterns(paths: Any) -> list[str]:
+def _patterns(paths: Paths) -> list[str]:
     if paths is None:
         return []
     return [str(path) for path in paths] if isinstance(paths, list | tuple) else [str(paths)]
@@ -135,7 +138,7 @@ def _expand(pattern: str) -> list[str]:
     return [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
 
 
-def _check_paths(key: str, paths: Any, problems: Problems) -> None:
+def _check_paths(key: str, paths: Paths, problems: Problems) -> None:
     if not paths:
         problems.add(key, paths, "no file given", f"set {key}=FILE, a glob in quotes, or a list of them")
     for pattern in _patterns(paths or None):

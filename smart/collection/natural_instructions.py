@@ -55,8 +55,8 @@ class NaturalInstructions(Source):
             problems.add("collection.max_per_task", self.max_per_task, "must be at least 1", "null takes all")
         try:
             if self.validation not in (None, TEST) and HeldOut.of(self.validation, self.seed) is None:
-                way_out = "use test, a number of rows such as 2000, or a share such as 2%"
-                problems.add("collection.validation", self.validation, "is unknown", way_out)
+                hint = "use test, a number of rows such as 2000, or a share such as 2%"
+                problems.add("collection.validation", self.validation, "is unknown", hint)
         except ConfigError as error:
             problems.found.append(str(error))
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv
+from pyarrow import json as arrow_json
 
 from smart.collection.check import Fault
 from smart.collection.schema import LABELS, TEXTS
@@ -80,8 +83,6 @@ def suffix_of(path: str) -> str:
 
 
 def _read_parquet(path: str, theirs: Mapping[str, str]) -> tuple[list[str], Columns, list[Fault]]:
-    import pyarrow.parquet as pq
-
     present = pq.read_schema(path).names
     wanted = [name for name in dict.fromkeys(theirs.values()) if name in present]
     table = pq.read_table(path, columns=wanted, partitioning=None)
@@ -89,8 +90,6 @@ def _read_parquet(path: str, theirs: Mapping[str, str]) -> tuple[list[str], Colu
 
 
 def _read_csv(path: str, theirs: Mapping[str, str]) -> tuple[list[str], Columns, list[Fault]]:
-    from pyarrow import csv
-
     reading = csv.ReadOptions(block_size=_BLOCK_BYTES)
     parsing = csv.ParseOptions(newlines_in_values=True)
     with csv.open_csv(path, reading, parsing) as file:
@@ -104,8 +103,6 @@ def _read_csv(path: str, theirs: Mapping[str, str]) -> tuple[list[str], Columns,
 
 
 def _read_jsonl(path: str, theirs: Mapping[str, str]) -> tuple[list[str], Columns, list[Fault]]:
-    from pyarrow import json as arrow_json
-
     schema = pa.schema({name: _TYPES.get(ours, pa.string()) for ours, name in theirs.items()})
     parsing = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     faults: list[Fault] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,16 +23,18 @@ _NUMBER = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?[kKmMbB]?%?")
 
 @dataclass(frozen=True)
 class Reading:
-    """What a source hands over."""
+    """What a source hands over: its rows in parts, unchecked, and where they come from."""
 
     name: str
+    """Stem in the names of artifacts, where the user gives none: one path component, such as niv2."""
     train: list[Part]
+    """The pool, at least one part; rows are numbered over all of them in this order."""
     origin: dict[str, Any]
-    """For the manifest: what was read."""
+    """What was read, for the manifest: values that JSON can hold. The key "splits" is taken by `load`."""
     validation: list[Part] | None = None
-    """The source's own validation split."""
+    """The source's own validation split; rows are numbered over it alone."""
     held_out: HeldOut | None = None
-    """Or what to take out of the training rows."""
+    """Rows to take out of the training rows for validation; only where `validation` is None."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,22 @@ class HeldOut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Options of every source."""
+class Source(ABC):
+    """A collection's rows. A frozen dataclass whose fields are the options of conf/collection/NAME.yaml.
+
+    An instance holds options alone. The calls come in this order, in one process:
+
+    1. `validate`, before anything is read; the options have the types that they are annotated with.
+    2. `fetch`, only with fetch_only=true, and then nothing else.
+    3. `read`, once, by `load`: it returns a Reading, whose rows `load` checks, numbers and counts. Rows that
+       cannot be used stop the run or are dropped, as `bad_rows` says; `read` leaves them in as nulls, so that
+       row numbers stay those of the files.
+
+    A UserError from any of them is shown to the user as one line; other exceptions are shown with their
+    traceback. `check_source` tells an author which part of this contract a source breaks.
+
+    A class that has these methods without inheriting works too, if it has the three options below.
+    """
 
     name: str | None = None
     """Stem in the names of artifacts; null = from what is read."""
@@ -64,10 +81,27 @@ class Source:
     drop_duplicates: bool = False
     """Keep the first of rows equal in task, template, inputs and targets; they are counted in any case."""
 
-    def validate(self, problems: Problems) -> None:
-        """Add every wrong value to `problems`; reads no data.
+    @abstractmethod
+    def read(self, cache: Path | None) -> Reading:
+        """Read or generate the rows, the same ones in the same order each time and in any process.
 
-        The types of the values have been checked, but for what lists and mappings hold.
+        A part's table has the columns submixture, task_name, template_type, inputs and targets, in the types of
+        SCHEMA; `Part.of` makes it from columns of strings. template_type is one of zs_opt, zs_noopt, fs_opt and
+        fs_noopt.
+
+        Args:
+            cache: a folder to keep what is slow to make, under a name that all options decide; None = nowhere.
+                It need not exist. The rows don't depend on it.
+
+        Raises:
+            UserError: for what the user can fix, such as a file that cannot be read.
+        """
+
+    def validate(self, problems: Problems) -> None:
+        """Add every wrong option with `problems.add("collection.NAME", value, what, hint)`; reads no rows.
+
+        The types of the values have been checked, but not what lists and mappings hold. A subclass calls
+        `super().validate(problems)` first: it checks the options of every source, and `seed` where there is one.
         """
         if self.bad_rows not in ("error", "drop"):
             problems.add("bad_rows", self.bad_rows, "is unknown", "use error or drop")
@@ -75,17 +109,18 @@ class Source:
             problems.add("collection.seed", seed, "must be at least 0")
 
     def has_mapping(self, key: str, example: str, problems: Problems) -> bool:
-        """Whether an option is a mapping, as it must be."""
+        """True if an option is a mapping; adds a problem if not."""
         value = getattr(self, key)
         if not isinstance(value, Mapping):
             problems.add(f"collection.{key}", value, "must be a mapping", f"such as {example}")
         return isinstance(value, Mapping)
 
-    def fetch(self) -> None:
-        """Download what `read` needs; most sources need nothing."""
+    def fetch(self) -> None:  # noqa: B027
+        """Download what `read` needs, if it is not there. It may be called again.
 
-    def read(self, cache: Path | None) -> Reading:
-        raise NotImplementedError
+        Raises:
+            UserError: where it cannot be had.
+        """
 
 
 def load(options: Source, *, cache: Path | None = None) -> Collection:

@@ -1,12 +1,14 @@
-"""What an encoder is, and the default one, whose weights lie inside its package."""
+"""The contract of an encoder, and the default one, whose weights lie inside its package."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,55 +18,90 @@ DTYPES = ("float16", "float32")
 
 
 class Encoded(NamedTuple):
-    """Vectors of some texts."""
+    """The vectors of n texts."""
 
     vectors: np.ndarray
-    """float32 (n, d)"""
+    """(n, d) of a float type; float32 as a rule. Row i belongs to text i."""
     truncated: int
-    """How many of the texts were cut."""
+    """How many of the n texts were cut before they were encoded."""
 
 
 class Session(NamedTuple):
     """A loaded encoder."""
 
     encode: Callable[[list[str]], Encoded]
+    """Takes 1 to `block` texts, in any order, and gives their vectors."""
     block: int
-    """How many texts, alike in length, one call should get."""
+    """The most texts that one call of `encode` gets, at least 1; they are of like length."""
 
 
-class Encoder(Protocol):
-    """Options that say which vectors are wanted; only `fetch` and `open` import or load anything heavy."""
+class Encoder(ABC):
+    """Texts become vectors. A frozen dataclass whose fields are the options of conf/encoder/NAME.yaml.
 
-    @property
-    def dtype(self) -> str:
-        """float16 or float32: how the vectors are stored."""
+    An instance holds options alone: it is cheap to make, and only `fetch` and `open` import or load anything
+    heavy. The calls come in this order, in one process:
 
+    1. `validate`, once, before anything is read; the options have the types that they are annotated with.
+    2. `identity`, several times: it names the cached vectors. Where it returns None, `fetch` and then
+       `identity` again. With plan=true only `identity` and `width` are called, and nothing is fetched.
+    3. `open`, only where vectors are missing in the cache; then `Session.encode`, block by block, longest
+       texts first. What it returns is cut to `dtype` and written.
+
+    A UserError from any of them is shown to the user as one line; other exceptions are shown with their
+    traceback. `check_encoder` tells an author which part of this contract an encoder breaks.
+
+    A class that has these methods without inheriting works too, if it has `dtype` and all of them.
+    """
+
+    dtype: str = "float16"
+    """How vectors are stored: float16 or float32. Each vector must be finite in this type."""
+
+    @abstractmethod
     def identity(self) -> dict[str, Any] | None:
-        """All that decides the vectors of given texts, or None where it is known only after `fetch`.
+        """All that decides the vectors of given texts: model, revision, pooling, cuts, prefix.
 
-        Batch size and device are not part of it.
+        The values are what JSON can hold. Equal identities mean equal vectors, in any process and on any
+        machine, so batch size and device are left out.
+
+        Returns:
+            None where it is known only after `fetch`, such as the commit of a model that is not downloaded.
+        """
+
+    @abstractmethod
+    def open(self) -> AbstractContextManager[Session]:
+        """Load the encoder; free it when the context ends. It may be opened again.
+
+        `Session.encode` gives a text the same vector whatever texts stand beside it (but for rounding), keeps
+        the order of the texts, and does not write to an array that it has returned. Texts are never blank;
+        they may be of any length and language.
+
+        Raises:
+            UserError: for what the user can fix, such as a model that does not load.
         """
 
     def width(self) -> int | None:
-        """Dimensions of a vector, where they are known without loading or downloading anything."""
+        """Dimensions of a vector, d; None where that takes loading or downloading. plan=true shows the disk."""
+        return None
 
-    def validate(self, problems: Problems) -> None:
-        """Add what is wrong with the options."""
+    def validate(self, problems: Problems) -> None:  # noqa: B027
+        """Add every wrong option with `problems.add("encoder.NAME", value, what, hint)`; raise nothing."""
 
-    def fetch(self) -> None:
-        """Download what the encoder needs, if it is not there yet."""
+    def fetch(self) -> None:  # noqa: B027
+        """Download what `open` needs, if it is not there; afterwards `identity` is not None.
 
-    def open(self) -> AbstractContextManager[Session]:
-        """Load the encoder, and free it in the end."""
+        Raises:
+            UserError: where it cannot be had.
+        """
 
 
 def validate_dtype(dtype: str, problems: Problems) -> None:
+    """Add a problem for a dtype in which vectors cannot be stored."""
     if dtype not in DTYPES:
         problems.add("encoder.dtype", dtype, "vectors cannot be stored so", nearest(dtype, DTYPES))
 
 
 @dataclass(frozen=True)
-class WordLlama:
+class WordLlama(Encoder):
     """Mean of static token embeddings, 256 dimensions (https://github.com/dleemiller/WordLlama, MIT).
 
     No download and no GPU: the weights are inside the package. The whole prompt is pooled, nothing is cut.
@@ -91,12 +128,7 @@ class WordLlama:
     def validate(self, problems: Problems) -> None:
         validate_dtype(self.dtype, problems)
 
-    def fetch(self) -> None:
-        """Nothing: the weights are installed with the package."""
-
     def open(self) -> AbstractContextManager[Session]:
-        from pathlib import Path
-
         import wordllama
 
         # Its loader looks for the tokenizer under cache_dir alone, and would download what the package holds.

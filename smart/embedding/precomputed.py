@@ -23,6 +23,9 @@ class Precomputed:
 
     The file is read where it lies, through a memory map: a copy would double its disk, and cut float32
     vectors down to float16. Rows that were dropped from the pool leave their vectors unused.
+
+    It is not an `Encoder`: its vectors belong to the rows of one collection, not to texts, so `embed` takes them
+    as a whole instead of encoding prompts.
     """
 
     path: str | None = None
@@ -33,7 +36,7 @@ class Precomputed:
             problems.add("encoder.path", self.path, "is not a file", "name a .npy of one vector a row")
 
     def fetch(self) -> None:
-        """Nothing: the file is there."""
+        """Do nothing: the file is there."""
 
     def key(self, prompts: Prompts) -> str:
         """Name the vectors by the file's bytes and the rows taken from it."""

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import errors, try_to_load_from_cache
+
 from smart.config import Problems, UserError, nearest
-from smart.embedding.encoders import Encoded, Session, validate_dtype
+from smart.embedding.encoders import Encoded, Encoder, Session, validate_dtype
 from smart.runtime.files import hash_bytes, hash_file
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
-class SentenceTransformers:
+class SentenceTransformers(Encoder):
     """A model of the Hugging Face hub or a local folder, in bfloat16 on GPUs, on all GPUs of the machine.
 
     Pooling is the model's own. Code that comes with a model is never run.
@@ -183,8 +185,6 @@ class SentenceTransformers:
         if Path(self.name).is_dir():
             path = Path(self.name, file)
             return path if path.is_file() else None
-        from huggingface_hub import try_to_load_from_cache
-
         cache = os.environ.get(
             "SENTENCE_TRANSFORMERS_HOME"
         )  # the library's own cache folder, if there is one
@@ -220,9 +220,7 @@ def _hash_folder(folder: Path) -> str:
 
 
 def _explain(name: str, error: BaseException) -> str:
-    """One line on why a model cannot be had, and the way out."""
-    from huggingface_hub import errors
-
+    """One line on why a model cannot be loaded, and what to do."""
     causes = [error]
     while cause := causes[-1].__cause__ or causes[-1].__context__:
         causes.append(cause)

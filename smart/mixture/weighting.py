@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,24 +17,48 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TaskTable:
-    """What a weighting may look at: the selected tasks, in greedy order."""
+    """What a weighting may look at: the selected tasks, at least one, in greedy order."""
 
     submixtures: tuple[str, ...]
+    """(tasks,) the submixture of each."""
     names: tuple[str, ...]
+    """(tasks,) a task is known by its submixture and its name together."""
     gains: np.ndarray
     """float64 (tasks,), the marginal gain of each pick; zeros where the function gives none."""
     sizes: np.ndarray
-    """int64 (tasks, 4), rows by template type, in the order of TEMPLATES."""
+    """int64 (tasks, 4), rows by template type, in the order of TEMPLATES; a type may have none, a task has some."""
 
 
-class Weighting(Protocol):
-    """A way to weigh tasks. A new one is a frozen dataclass like those below and a YAML file."""
+class Weighting(ABC):
+    """How many rows each task should get. A frozen dataclass whose fields are the options of its YAML file.
 
+    The calls come in this order, in one process:
+
+    1. `validate`, once, before anything is read; the options have the types that they are annotated with.
+    2. The weighting itself, once the tasks are selected: with plan=true, too. Its weights are then divided into
+       whole rows by `allocate`, which gives no task more rows than it holds.
+
+    The weights decide the mixture, so the same table gives the same weights in any process. A UserError is shown
+    to the user as one line; other exceptions are shown with their traceback. `check_weighting` tells an author
+    which part of this contract a weighting breaks.
+
+    A class that has these two methods without inheriting works too.
+    """
+
+    @abstractmethod
     def __call__(self, tasks: TaskTable) -> np.ndarray:
-        """float64 (tasks,), not negative, summing to 1."""
+        """Weigh the tasks, and leave the table as it is.
 
-    def validate(self, problems: Problems) -> None:
-        """Add what is wrong with the options."""
+        Returns:
+            float64 (tasks,), in the order of the table: finite, not negative, summing to 1. A task of weight 0
+            may still get rows that remain when the others' shares are rounded down or exceed their sizes.
+
+        Raises:
+            UserError: for tasks that the options say nothing about.
+        """
+
+    def validate(self, problems: Problems) -> None:  # noqa: B027
+        """Add every wrong option with `problems.add("weighting.NAME", value, what, hint)`; raise nothing."""
 
 
 def taylor_softmax(gains: np.ndarray) -> np.ndarray:
@@ -74,18 +99,15 @@ def softmax(gains: np.ndarray, temperature: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class TaylorSoftmax:
+class TaylorSoftmax(Weighting):
     """The published weighting: `taylor_softmax` of the raw gains."""
 
     def __call__(self, tasks: TaskTable) -> np.ndarray:
         return taylor_softmax(tasks.gains)
 
-    def validate(self, problems: Problems) -> None:
-        """It has no options."""
-
 
 @dataclass(frozen=True)
-class Softmax:
+class Softmax(Weighting):
     """Softmax of the gains."""
 
     temperature: float = 1.0
@@ -99,18 +121,15 @@ class Softmax:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Weighting):
     """The same weight for every task."""
 
     def __call__(self, tasks: TaskTable) -> np.ndarray:
         return np.full(len(tasks.names), 1 / len(tasks.names))
 
-    def validate(self, problems: Problems) -> None:
-        """It has no options."""
-
 
 @dataclass(frozen=True)
-class Proportional:
+class Proportional(Weighting):
     """Examples-proportional mixing: a task weighs as much as it holds, up to a cap.
 
     With `submixtures`, FLAN 2022's own mixing: every (task, template type) data set counts up to its
@@ -158,7 +177,7 @@ class Proportional:
 
 
 @dataclass(frozen=True)
-class Temperature:
+class Temperature(Weighting):
     """Temperature-scaled mixing, as in seqio: p_j proportional to min(size_j, cap)^(1/T)."""
 
     temperature: float = 2.0
@@ -195,6 +214,6 @@ def _check_cap(problems: Problems, key: str, value: object) -> None:
         problems.add(key, value, "must be a whole number of rows, at least 1", "write null for no cap")
 
 
-def _check_positive(problems: Problems, key: str, value: object, way_out: str = "") -> None:
+def _check_positive(problems: Problems, key: str, value: object, hint: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
-        problems.add(key, value, "must be a number above 0", way_out)
+        problems.add(key, value, "must be a number above 0", hint)

@@ -2,6 +2,7 @@
 
 from smart.mixture.allocation import allocate, split_templates
 from smart.mixture.budgets import TaskBudgets, distribute
+from smart.mixture.contract import check_weighting
 from smart.mixture.rows import sample_validation
 from smart.mixture.summary import summarise
 from smart.mixture.weighting import (
@@ -16,8 +17,10 @@ from smart.mixture.weighting import (
     taylor_softmax,
 )
 from smart.mixture.write import write_mixture
+from smart.runtime.contracts import ContractError
 
 __all__ = [
+    "ContractError",
     "Proportional",
     "Softmax",
     "TaskBudgets",
@@ -27,6 +30,7 @@ __all__ = [
     "Uniform",
     "Weighting",
     "allocate",
+    "check_weighting",
     "distribute",
     "sample_validation",
     "softmax",

@@ -17,6 +17,7 @@ from smart.mixture import (
     TaylorSoftmax,
     Temperature,
     Uniform,
+    check_weighting,
     softmax,
     taylor_softmax,
 )
@@ -133,6 +134,26 @@ def test_every_yaml_gives_a_weighting(path: Path) -> None:
     assert weights.dtype == np.float64
     assert (weights > 0).all()
     assert weights.sum() == pytest.approx(1, abs=1e-14)
+    check_weighting(weighting, submixtures=["flan2021", "t0", "cot", "niv2", "dialog"])
+
+
+@pytest.mark.parametrize(
+    "weighting",
+    [
+        *(
+            TaylorSoftmax(),
+            Uniform(),
+            Proportional(),
+            Proportional(cap=30),
+            Temperature(),
+            Temperature(1e-3, 9),
+        ),
+        *(Softmax(), Softmax(1e-3), Softmax(1e6)),
+    ],
+    ids=repr,
+)
+def test_each_keeps_the_contract_of_a_weighting(weighting: Any) -> None:
+    check_weighting(weighting)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from smart.config import UserError
-from smart.embedding import Encoded, SentenceTransformers, embed, plan_embedding
+from smart.embedding import Encoded, SentenceTransformers, check_encoder, embed, plan_embedding
 from smart.embedding.sentence_transformers import compute_in_bfloat16
 
 from .examples import prompts
@@ -68,6 +68,14 @@ def test_truncation_keeps_the_side_that_was_asked_for_and_is_counted(folder: Pat
     )  # its own limit, 32
     with pytest.raises(UserError, match=r"encoder.max_length=33: .* sees at most 32 tokens"):
         encode(SentenceTransformers(str(folder), max_length=33), long)
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": True, "dtype": "float32"}, {"max_length": 30}])
+def test_it_keeps_the_contract_of_an_encoder(folder: Path, options: dict) -> None:
+    texts = [
+        text(*range(0, 6 * count, count)) for count in range(1, 8)
+    ]  # unlike the default's, in its vocabulary
+    check_encoder(SentenceTransformers(str(folder), **options), texts=texts, tolerance=1e-4)
 
 
 def test_prefix_stands_before_the_prompt_and_counts(folder: Path) -> None:
@@ -133,7 +141,7 @@ def test_a_model_of_the_hub_is_known_by_its_commit_and_loads_from_the_cache(
     )
 
 
-def test_an_absent_model_without_a_network_is_one_line_with_the_way_out(tmp_path: Path) -> None:
+def test_an_absent_model_without_a_network_is_one_line_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^encoder.name=no/model: .*fetch_only=true[^\n]*$"):
         embed(prompts(), SentenceTransformers("no/model"), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -153,7 +161,7 @@ def test_an_absent_model_without_a_network_is_one_line_with_the_way_out(tmp_path
         ("RevisionNotFoundError", r"^encoder.name=some/model: has no such revision; set encoder.revision$"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line_with_the_way_out(
+def test_what_the_hub_refuses_is_one_line_with_a_hint(
     monkeypatch: pytest.MonkeyPatch, error: str, message: str
 ) -> None:
     import sentence_transformers

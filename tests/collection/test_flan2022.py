@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from smart.collection import Flan2022, Groups, load
+from smart.collection import Flan2022, Groups, check_source, load
 from smart.config import ConfigError, UserError
 from tests.collection.examples import Row, content, rows
 
@@ -52,6 +52,10 @@ def copy(tmp_path: Path) -> Path:
     for submixture in ("t0", "cot"):
         write_copy(tmp_path / "copy", submixture)
     return tmp_path / "copy"
+
+
+def test_it_keeps_the_contract_of_a_source(copy: Path) -> None:
+    check_source(Flan2022(path=str(copy), submixtures=["t0", "cot"]))
 
 
 def test_a_local_copy(copy: Path) -> None:

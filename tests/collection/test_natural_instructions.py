@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from smart.collection import Groups, NaturalInstructions, load
+from smart.collection import Groups, NaturalInstructions, check_source, load
 from smart.config import ConfigError, UserError
 from tests.collection.examples import content
 
@@ -51,6 +51,11 @@ def folder(tmp_path: Path) -> Path:
     (splits / "test_tasks.txt").write_text("task4_test\n")
     (splits / "excluded_tasks.txt").write_text("task5_excluded\n")
     return tmp_path
+
+
+@pytest.mark.parametrize("validation", [None, "test", "10%"])
+def test_it_keeps_the_contract_of_a_source(folder: Path, validation: str | None) -> None:
+    check_source(NaturalInstructions(path=str(folder), validation=validation, max_per_task=20))
 
 
 def test_rows_and_template_types(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smart.collection import Groups, ReasoningGym, load
+from smart.collection import Groups, ReasoningGym, check_source, load
 from smart.collection.reasoning_gym import _LEFT_OUT
 from smart.config import ConfigError, UserError
 from tests.collection.examples import content
@@ -21,6 +21,10 @@ pytest.importorskip("reasoning_gym", reason="needs the extra reasoning-gym")
 
 TASKS = ("course_schedule", "gcd", "graph_color", "knights_knaves", "propositional_logic", "syllogism")
 SMALL = ReasoningGym(tasks=TASKS, min_rows=20, max_rows=200)
+
+
+def test_it_keeps_the_contract_of_a_source() -> None:
+    check_source(ReasoningGym(tasks=["gcd", "syllogism"], min_rows=8, max_rows=20))
 
 
 def fingerprints_elsewhere(options: str) -> set[str]:

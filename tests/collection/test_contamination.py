@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from smart.collection import contamination
@@ -101,9 +102,31 @@ def test_no_rows_and_no_questions():
     assert not overlaps([QUESTION], {}).overlaps
 
 
-def test_the_eight_known_rows_are_found(shared):
-    import pyarrow.parquet as pq
+ROLES = ("baker", "lawyer", "nurse", "driver", "clerk", "painter", "farmer", "guard")
+ASKED = (
+    "In the following sentences, explain the antecedent of the pronoun, or state that it is ambiguous.\n"
+    "Sentence: The {0} asked the {1} to wait at the gate because {2} needed more time to find the keys.\n"
+    "Options:\n(A) The {0} needed more time\n(B) The {1} needed more time\n(C) Ambiguous"
+)
+GIVEN = (
+    "Which gender has the {1}?\n\nInput: Sentence: The {0} asked the {1} to wait at the gate because {2} needed "
+    "more time to find the keys.\nProfession: {1}\nOutput:"
+)
 
+
+def test_rows_that_share_a_sentence_with_a_question_are_found_in_other_words_around_it():
+    """As below: two tasks made from one set of sentences, 8 of whose 56 are asked by the benchmark."""
+    pairs = [(a, b) for a in ROLES for b in ROLES if a != b]
+    known = set(range(3, 56, 7))
+    asked = [ASKED.format(*pairs[number], "they") for number in sorted(known)]
+    given = [GIVEN.format(*pair, "they" if number in known else "she") for number, pair in enumerate(pairs)]
+    report = overlaps(given, {"bbh/disambiguation_qa": asked})
+    assert np.flatnonzero(report.mask).tolist() == sorted(known)
+    assert {overlap.sign for overlap in report.overlaps} == {"13 words"}
+    assert [overlap.item for overlap in report.overlaps] == list(range(8))
+
+
+def test_the_eight_known_rows_are_found(shared):
     rows = pq.read_table(shared / "data/sni-large.parquet", columns=["inputs", "source_dataset"])
     winomt = rows.filter([value == "winomt" for value in rows["source_dataset"].to_pylist()])
     asked = pq.read_table(shared / "data/bbh.parquet", filters=[("task", "=", "disambiguation_qa")])

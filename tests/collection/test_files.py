@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from smart.collection import SCHEMA, Files, Groups, load
+from smart.collection import SCHEMA, Files, Groups, check_source, load
 from smart.config import ConfigError, UserError
 from tests.collection.examples import content, rows, write_jsonl, write_parquet
 
@@ -25,6 +25,16 @@ def write_csv(path: Path, records: list[dict[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(records)
     return path
+
+
+@pytest.mark.parametrize("options", [{}, {"validation": 9}, {"name": "mine", "drop_duplicates": True}])
+def test_it_keeps_the_contract_of_a_source(tmp_path: Path, options: dict[str, Any]) -> None:
+    bad = [{**row, "targets": None} for row in rows(4, "bad")]
+    for name, records in (("a.parquet", rows(30)), ("b.parquet", [*rows(9), *bad])):
+        write_parquet(tmp_path / name, records)
+    check_source(Files(path=f"{tmp_path}/*.parquet", bad_rows="drop", **options))
+    apart = str(write_jsonl(tmp_path / "apart.jsonl", rows(5, "apart")))
+    check_source(Files(path=f"{tmp_path}/a.parquet", **{**options, "validation": apart}))
 
 
 def test_formats_agree(tmp_path: Path) -> None:
@@ -248,10 +258,30 @@ def test_categories_and_large_strings_of_parquet(tmp_path: Path) -> None:
 
 
 def test_real_submixtures_load_as_they_are(shared: Path) -> None:
-    names = ("sni-small", "cot", "t0", "flan2021", "dialog", "self-instruct-human")
-    collection = load(Files(path=[f"{shared}/data/{name}.parquet" for name in names]))
+    load_as_they_are(shared / "data", ("sni-small", "cot", "t0", "flan2021", "dialog", "self-instruct-human"))
+
+
+def test_submixtures_of_several_sizes_load_as_they_are(tmp_path: Path) -> None:
+    """As above, on rows made here: 0 to 2,000 characters, shared task names, several row groups, more columns."""
+    names, rng = ("t0", "cot", "niv2"), np.random.default_rng(0)
+    for number, name in enumerate(names):
+        records = [
+            {
+                **row,
+                "inputs": row["inputs"] + " more" * int(rng.integers(400)),
+                "source_dataset": f"set{k % 3}",
+            }
+            for k, row in enumerate(rows(70 * 3**number, name, tasks=2 + 3 * number, seed=number))
+        ]
+        pq.write_table(pa.Table.from_pylist(records), tmp_path / f"{name}.parquet", row_group_size=64)
+    load_as_they_are(tmp_path, names)
+
+
+def load_as_they_are(folder: Path, names: tuple[str, ...]) -> None:
+    """Every row of the files is there, in the order of their paths, in the groups that its labels say."""
+    collection = load(Files(path=[f"{folder}/{name}.parquet" for name in names]))
     groups = Groups.of(collection.train)
-    tables = {name: pq.read_table(f"{shared}/data/{name}.parquet") for name in sorted(names)}
+    tables = {name: pq.read_table(f"{folder}/{name}.parquet") for name in sorted(names)}
     assert len(collection.train) == sum(map(len, tables.values())) == groups.sizes.sum()
     labels = [table.select(["submixture", "task_name"]).to_pylist() for table in tables.values()]
     assert groups.tasks == tuple(

@@ -3,13 +3,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import wordllama
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
 
 from smart.config import Problems
-from smart.embedding import Precomputed, Prompts, SentenceTransformers, WordLlama, embed
+from smart.embedding import Precomputed, Prompts, SentenceTransformers, WordLlama, check_encoder, embed
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -39,6 +43,30 @@ def test_wordllama_needs_no_network_and_sees_the_whole_prompt(
         raw = session.encode(["Paris"]).vectors
     assert np.linalg.norm(raw) > 1.01
     np.testing.assert_allclose(raw / np.linalg.norm(raw), vectors[2:], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("options", [{}, {"normalize": False, "dtype": "float32"}])
+def test_wordllama_keeps_the_contract_of_an_encoder(options: dict[str, Any]) -> None:
+    check_encoder(WordLlama(**options), tolerance=1e-5)
+
+
+TEXTS = ["Paris", "What is the capital of France?", "Add 17 and 25.\n\nAnswer:", "größer als ∑ x"] * 2
+
+
+def test_wordllama_is_the_mean_of_its_token_embeddings(tmp_path: Path) -> None:
+    """Computed from the package's files alone: its weights, and its tokenizer without special tokens."""
+    package = Path(wordllama.__file__).parent
+    weights = package / "weights/l2_supercat_256.safetensors"
+    tokens = package / "tokenizers/l2_supercat_tokenizer_config.json"
+    embedding = next(iter(load_file(weights).values())).astype(np.float64)
+    ids = [Tokenizer.from_file(str(tokens)).encode(text, add_special_tokens=False).ids for text in TEXTS]
+    means = np.stack([embedding[row].mean(axis=0) for row in ids])
+    wanted = means / np.linalg.norm(means, axis=1, keepdims=True)
+    order = np.array([3, 1, 0, 2, 7, 5, 6, 4])
+    pool = Prompts(pa.chunked_array([TEXTS]), order, np.arange(8), 8)
+    vectors = embed(pool, WordLlama(dtype="float32"), tmp_path, 3)
+    np.testing.assert_allclose(vectors[:], wanted[order], atol=1e-6)
 
 
 def test_wordllama_gives_the_vectors_of_the_reference(shared: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class Fault:
 
     column: str
     what: str
+    """The reason, without the column: "empty"."""
     rows: np.ndarray
     """int64: positions in the part, ascending, counted from 0."""
     values: Mapping[int, object] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class Part:
     table: pa.Table
     """The columns of SCHEMA without row; nulls where there is nothing usable."""
     faults: list[Fault] = field(default_factory=list)
-    """What the source itself saw."""
+    """Faults that the source saw itself; `check` finds nulls, blanks and unknown templates."""
 
     @classmethod
     def of(
@@ -105,7 +106,7 @@ def _constant(value: str, count: int) -> pa.ChunkedArray:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column's type is text, or nulls alone."""
+    """True for a column of text, and for one of nulls alone."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)

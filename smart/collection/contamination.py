@@ -19,12 +19,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from smart.runtime.progress import progress
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 N = 13
 SHORTEST = 8
@@ -55,7 +58,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in how many rows."""
+    """The overlaps of some rows with benchmarks."""
 
     rows: int
     overlaps: list[Overlap] = field(default_factory=list)
@@ -276,7 +279,7 @@ def _sets(hashes: np.ndarray, owner: np.ndarray, count: int) -> list[np.ndarray]
     return [np.unique(part) for part in np.split(hashes, np.searchsorted(owner, np.arange(1, count)))]
 
 
-def _minhash(hashes: np.ndarray) -> Any:
+def _minhash(hashes: np.ndarray) -> MinHash:
     from datasketch import MinHash
 
     made = MinHash(num_perm=PERMUTATIONS, hashfunc=int)

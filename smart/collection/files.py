@@ -21,7 +21,7 @@ from smart.config import ConfigError, Problems, UserError, nearest
 from smart.runtime.files import hash_file
 
 Paths = str | int | Sequence[str] | None
-"""What an option that names files may hold; a number is a count of rows, and no file."""
+"""Values of an option that names files. A number counts rows instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Files(Source):
     validation: str | int | Sequence[str] | None = None
     """A file, glob or list; or a number of rows or a share (2000, 2%) to take out of the pool at random."""
     seed: int = 23
-    """Of the rows taken out for validation; not the run's seed, so that a sweep over seeds keeps one pool."""
+    """Draws the rows taken out for validation. Not the run's seed: a sweep over seeds keeps one pool."""
 
     def validate(self, problems: Problems) -> None:
         super().validate(problems)
@@ -65,7 +65,7 @@ class Files(Source):
             problems.found.append(str(error))
 
     def _is_mapping(self, key: str, problems: Problems) -> bool:
-        """Whether an option is what it must be where it is given."""
+        """True if an option is null or a mapping; adds a problem if not."""
         examples = {"columns": "{inputs: question}", "exclude": "{task_name: [copa, wic_*]}"}
         return getattr(self, key) is None or self.has_mapping(key, examples[key], problems)
 

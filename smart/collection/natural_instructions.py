@@ -41,7 +41,7 @@ class NaturalInstructions(Source):
     """"test": the split's test tasks, which the pool does not have; or a number of rows or a share (2000, 2%) to
     take out of the pool at random; null = none."""
     seed: int = 23
-    """Of instances, templates and validation; not the run's seed, so that a sweep over seeds keeps one pool."""
+    """Draws instances, templates and validation. Not the run's seed: a sweep over seeds keeps one pool."""
 
     def validate(self, problems: Problems) -> None:
         super().validate(problems)

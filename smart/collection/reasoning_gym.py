@@ -79,7 +79,7 @@ class ReasoningGym(Source):
     """Generated reasoning tasks: 93 generators in 12 categories, each a task of its own size."""
 
     seed: int = 23
-    """Of instances, sizes and templates; not the run's seed, so that a sweep over seeds keeps one pool."""
+    """Draws instances, sizes and templates. Not the run's seed: a sweep over seeds keeps one pool."""
     min_rows: int = 30
     """Size of the smallest task; the others grow geometrically, in an order drawn by the seed."""
     max_rows: int = 2000

@@ -1,4 +1,4 @@
-"""What a collection is: one schema for every source."""
+"""The schema of a collection, the same for every source."""
 
 from __future__ import annotations
 

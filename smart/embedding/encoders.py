@@ -43,7 +43,8 @@ class Encoder(ABC):
 
     1. `validate`, once, before anything is read; the options have the types that they are annotated with.
     2. `identity`, several times: it names the cached vectors. Where it returns None, `fetch` and then
-       `identity` again. With plan=true only `identity` and `width` are called, and nothing is fetched.
+       `identity` again. With plan=true only `identity` and `width` are called, and nothing is fetched; with
+       fetch_only=true only `fetch`, whatever is there.
     3. `open`, only where vectors are missing in the cache; then `Session.encode`, block by block, longest
        texts first. What it returns is cut to `dtype` and written.
 

@@ -18,7 +18,7 @@ BLOCK = 50_000
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """What is to be embedded, in what order, and where each prompt stood in the collection.
+    """The prompts to embed, their order, and the row of each in the collection.
 
     Raises:
         ValueError: for no prompt, a null prompt, or texts and rows of different lengths.

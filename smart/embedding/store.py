@@ -70,7 +70,7 @@ def embed(
 def plan_embedding(
     prompts: Prompts, encoder: Encoder | Precomputed, folder: Path, shard_rows: int = SHARD_ROWS
 ) -> EmbeddingPlan:
-    """What `embed` would have to do, read from small files and the hash of the prompts; writes nothing."""
+    """Plan what `embed` would do; reads small files and hashes the prompts, and writes nothing."""
     if isinstance(encoder, Precomputed):
         return EmbeddingPlan(encoder.key(prompts), rows=0, bytes=0)
     key, rows = None, len(prompts)
@@ -112,7 +112,7 @@ class _Store:
         return min(self.shard_rows, len(self.prompts) - number * self.shard_rows)
 
     def record(self, number: int) -> _Shard | None:
-        """What was recorded of a shard, or None where it was never whole."""
+        """The record of a shard; None where it was never finished."""
         try:
             return _Shard(**json.loads(self.path(number).with_suffix(".json").read_text()))
         except (FileNotFoundError, ValueError, TypeError):

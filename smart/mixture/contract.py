@@ -73,7 +73,7 @@ class _Trial:
 
     weighting: Weighting
     tables: dict[str, TaskTable]
-    """What the weighting gets."""
+    """The tables that the weighting gets."""
     untouched: dict[str, TaskTable]
     """The same, never given away."""
     weights: dict[str, np.ndarray] = field(default_factory=dict)

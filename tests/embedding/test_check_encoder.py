@@ -122,6 +122,7 @@ WIDTH = """    def width(self):
         ("yield Session(", ONCE, "open_again", "AssertionError: open"),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore:divide by zero|invalid value:RuntimeWarning")
 def test_a_wrong_encoder_is_told_what_is_wrong(
     old: str, new: str, check: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

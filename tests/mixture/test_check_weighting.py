@@ -83,6 +83,7 @@ def test_a_right_weighting_passes_and_divides_a_budget(
         ("floor: float = 1.0", "floor: float = 'one'", "validate", "must be a number"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_a_wrong_weighting_is_told_what_is_wrong(
     old: str, new: str, check: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -159,7 +160,6 @@ def data_from(cache: Path | None) -> Iterator[None]:
         yield
         return
     import datasets
-    import huggingface_hub
 
     places = [
         (datasets.config, "HF_DATASETS_CACHE", cache),

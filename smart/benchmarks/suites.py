@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -105,8 +106,6 @@ def _leaves(name: str, loaded: TaskDict, manager: TaskManager) -> list[str]:
 
 
 def _nearest_task(name: str, manager: TaskManager) -> str:
-    import difflib
-
     close = difflib.get_close_matches(name, manager.all_tasks, n=5)
     return f"Did you mean {', '.join(close)}?" if close else "lm-eval ls tasks lists them all."
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import smart
 from smart.config.errors import Problems
 from smart.config.options import read_options
 
@@ -97,7 +96,7 @@ def conf_dir() -> Path:
     Raises:
         FileNotFoundError: where neither is there, since no command can start.
     """
-    package = Path(smart.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "select.yaml").is_file():
             return folder

@@ -16,6 +16,7 @@ from smart.evaluation.metrics import Metric, Scores
 from smart.evaluation.statistics import Difference, group_difference, holm, mean_score, paired_difference
 from smart.runtime.files import atomic_folder, write_atomic
 from smart.runtime.manifest import make_key, write_manifest
+from smart.runtime.plot_style import COLOURS, save_figure, style
 
 VERSION = 2
 SEEDS = 3
@@ -210,8 +211,6 @@ def _write_table(path: Path, rows: Sequence[Row]) -> None:
 
 def _draw(path: Path, rows: Sequence[Row]) -> None:
     from matplotlib import pyplot
-
-    from smart.runtime.plot_style import COLOURS, save_figure, style
 
     with style():
         figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.45 * len(rows)))

@@ -12,9 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from smart.config import UserError
 from smart.experiment.estimate import Texts
 from smart.experiment.run_graph import Study
 from smart.experiment.status import is_done
+from smart.model import ModelOptions, encode, find_base, load_tokenizer
 from smart.selection import SelectConfig
 from smart.selection.pool import Pool
 
@@ -75,9 +77,6 @@ def _is_here(model: Mapping[str, Any]) -> bool:
 def _by_tokenizer(
     prompts: Sequence[str], answers: Sequence[str], model: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    from smart.config import UserError
-    from smart.model import encode
-
     try:
         tokenizer = _tokenizer(model, (*prompts, *answers))
     except UserError:
@@ -94,8 +93,6 @@ def _tokenizer(model: Mapping[str, Any], texts: tuple[str, ...]) -> PreTrainedTo
 
 @cache
 def _load(model: tuple[tuple[str, Any], ...], texts: tuple[str, ...]) -> PreTrainedTokenizerBase:
-    from smart.model import ModelOptions, find_base, load_tokenizer
-
     return load_tokenizer(find_base(ModelOptions(**dict(model))), lambda: list(texts))
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from smart.config import UserError, nearest
 from smart.model.options import ModelOptions
@@ -141,8 +146,6 @@ def weights_source(base: Base, cache: Path) -> str:
 def fetch(base: Base) -> None:
     """Download what `load_model` and `load_tokenizer` will read, for machines without a network."""
     if base.options.tiny is None and base.gguf is None and not Path(base.options.name).is_dir():
-        from huggingface_hub import snapshot_download
-
         wanted = ["*.safetensors", "*.json", "*.model", "tokenizer*"]
         with hub_errors(base.options.name):
             snapshot_download(base.options.name, revision=base.options.revision, allow_patterns=wanted)
@@ -151,8 +154,6 @@ def fetch(base: Base) -> None:
 @contextlib.contextmanager
 def hub_errors(name: str) -> Iterator[None]:
     """Turn what the hub's client says about a model into one line with the way out."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-
     try:
         yield
     except (OSError, ValueError) as error:
@@ -182,9 +183,6 @@ def hub_errors(name: str) -> Iterator[None]:
 
 def quieten() -> None:
     """Silence what is not for our users: bars for small files, advice on kernels, renamed options."""
-    import logging
-    import warnings
-
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 VOCABULARY = 768
@@ -57,8 +59,6 @@ def train_tokenizer(architecture: str, texts: Iterable[str]) -> PreTrainedTokeni
 
 
 def _byte_level(texts: Iterable[str]) -> Tokenizer:
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -80,10 +80,6 @@ def _byte_level(texts: Iterable[str]) -> Tokenizer:
 
 
 def _sentence_pieces(texts: Iterable[str], by_normalizer: bool) -> Tokenizer:
-    import json
-
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     # A fixed alphabet: among characters that are equally rare, the trainer would choose differently each

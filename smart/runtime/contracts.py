@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from smart.config import Problems
+from smart.config import Problems, check_options
 
 Subject = TypeVar("Subject")
 
@@ -89,9 +89,7 @@ def require_members(extension: object, base: type, attributes: Iterable[str], me
 def require_valid(extension: object) -> None:
     """The options have the types that they are annotated with, and `validate` accepts them."""
     problems = Problems()
-    problems.check_types(extension)
-    if not problems.found:  # as the commands do: a comparison of wrong types would raise
-        extension.validate(problems)  # type: ignore[attr-defined]
+    check_options(extension, problems)
     found = "; ".join(problems.found)
     require(
         not problems.found, "options that validate() accepts", found, "check an instance with good options"

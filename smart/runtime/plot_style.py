@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cycler import cycler
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -20,8 +22,6 @@ def style() -> Iterator[None]:
     import matplotlib
 
     matplotlib.use("Agg")
-    from cycler import cycler
-
     settings: Any = {
         "figure.figsize": (9, 5),
         "figure.constrained_layout.use": True,

@@ -11,6 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from smart.benchmarks.heldout import heldout_texts
+from smart.benchmarks.offline import benchmark_texts
+from smart.benchmarks.suites import stock_texts
 from smart.collection import Collection
 from smart.collection.contamination import SIMILARITY, N, Overlap, Report, table_overlaps
 from smart.collection.tables import keep_rows
@@ -101,10 +104,6 @@ def look_for_benchmarks(
 
 def questions(benchmark_data: Path | None, heldout_data: Path | None = None) -> dict[str, list[str]]:
     """Part of a benchmark, such as bbh/navigate → the questions on which models are scored."""
-    from smart.benchmarks.heldout import heldout_texts
-    from smart.benchmarks.offline import benchmark_texts
-    from smart.benchmarks.suites import stock_texts
-
     texts = stock_texts() if benchmark_data is None else benchmark_texts(benchmark_data)
     return texts if heldout_data is None else texts | heldout_texts(heldout_data)
 

@@ -51,7 +51,9 @@ def _embeddings(embedding: EmbeddingPlan | None) -> str:
     return f"{embedding.rows:,} prompts to encode{size}"
 
 
-def _orderings(config: SelectConfig, pool: Pool, embedding: EmbeddingPlan | None, tasks: TaskBudgets | None) -> str:
+def _orderings(
+    config: SelectConfig, pool: Pool, embedding: EmbeddingPlan | None, tasks: TaskBudgets | None
+) -> str:
     if not config.instance_fn.needs_vectors:
         return "not needed"
     sizes = np.diff(pool.groups.offsets)

@@ -13,6 +13,7 @@ from smart.collection import Collection, Groups, load
 from smart.collection.tables import keep_rows
 from smart.config import UserError
 from smart.embedding import Prompts
+from smart.model.tokens import fits
 from smart.runtime.progress import progress
 from smart.selection.config import SelectConfig
 from smart.selection.decontamination import Contamination, look_for_benchmarks
@@ -84,8 +85,6 @@ def read_pool(config: SelectConfig) -> Pool:
 
 def _trainable(table: pa.Table, tokenizer_name: str, max_length: int) -> pa.Table:
     from transformers import AutoTokenizer
-
-    from smart.model.tokens import fits
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)

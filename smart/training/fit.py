@@ -18,6 +18,7 @@ from smart.model.load import load_model
 from smart.runtime.files import PARTIAL, write_atomic
 from smart.runtime.locks import locked
 from smart.runtime.manifest import is_made, read_manifest, versions, write_manifest
+from smart.runtime.memory import peak_memory
 from smart.training import checkpoints
 from smart.training.card import model_card
 from smart.training.data import TokenStore, count_losses, sample_text
@@ -209,8 +210,6 @@ def _merge(job: TrainingJob, source: str, output: Path) -> dict[str, Any]:
 def _manifest(
     job: TrainingJob, store: TokenStore, trainer: Any, interrupted: bool, resumed: Path | None
 ) -> dict[str, Any]:
-    from smart.runtime.memory import peak_memory
-
     state = trainer.state
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     evaluations = [

@@ -28,6 +28,7 @@ BASES = [
         "collection=files",
         "collection.path=no.parquet",
         "encoder=precomputed",
+        "encoder.path=no.npy",
         "weighting=temperature",
     ),
     ("select", "collection=natural_instructions", "collection.path=x", "weighting=proportional", "fn=logdet"),
@@ -123,7 +124,7 @@ def test_all_wrong_values_come_together_with_hints() -> None:
     with pytest.raises(ConfigError) as caught:
         read_config(SelectConfig, compose("select", overrides))
     said = str(caught.value)
-    assert said.startswith("10 values of the configuration are wrong")
+    assert said.startswith("9 values of the configuration are wrong")
     for line in (
         "overwrite=no: must be true or false; did you mean false?",
         "seed=true: must be a whole number, at least 0",

@@ -79,7 +79,7 @@ def test_a_plan_does_not_look(contaminated: Command, tmp_path: Path) -> None:
 def test_mistakes_are_told(contaminated: Command, benchmark_data: Path) -> None:
     done = contaminated("decontaminate=dorp", "budget=0")
     assert done.code == 1
-    assert "decontaminate=dorp: no such mode. Did you mean drop?" in done.err
+    assert "decontaminate=dorp: must be one of report, drop, or null; did you mean drop?" in done.err
     assert "budget=0" in done.err
     (benchmark_data / "bbh.parquet").unlink()
     done = contaminated("decontaminate=drop")

@@ -1,6 +1,6 @@
 """Submodular set functions and greedy maximisers: arrays in, arrays out; depends on nothing else of ours."""
 
-from smart.submodular.functions import FacilityLocation, GraphCut, LogDeterminant, Random, SetFunction, State
+from smart.submodular.functions import FacilityLocation, GraphCut, GreedyState, LogDeterminant, Random, SetFunction
 from smart.submodular.maximize import Chosen, maximize
 from smart.submodular.partition import quality
 from smart.submodular.regret import Regret, regret
@@ -10,12 +10,12 @@ __all__ = [
     "Chosen",
     "FacilityLocation",
     "GraphCut",
+    "GreedyState",
     "LogDeterminant",
     "MemoryLimitError",
     "Random",
     "Regret",
     "SetFunction",
-    "State",
     "maximize",
     "quality",
     "regret",

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from smart.submodular.compilation import compiled
+from smart.submodular._kernels.compilation import compiled
 
 TIE = 1e-10
 

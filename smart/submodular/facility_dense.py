@@ -3,7 +3,7 @@
 import numpy as np
 
 from smart.submodular.arithmetic import cosine64, tie_width
-from smart.submodular.compilation import compiled
+from smart.submodular._kernels.compilation import compiled
 
 STEP = 2.0**-24
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from smart.submodular.arithmetic import cosine64, float32_dot_error, tie_width
-from smart.submodular.compilation import compiled, compiled_fast
+from smart.submodular._kernels.compilation import compiled, compiled_fast
 from smart.submodular.facility_dense import fill_ascending
-from smart.submodular.kernels import Cosine
+from smart.submodular.similarity import Cosine
 from smart.submodular.resources import Resources
-from smart.submodular.tiles import Tiles
+from smart.submodular.similarity_tiles import SimilarityTiles
 
 EVALUATIONS = 1 / 8  # of n: what one pass over the kernel is worth
 
@@ -70,7 +70,7 @@ def _exact_cosines(x: np.ndarray, scale: np.ndarray, i: int, rows: np.ndarray, q
     return out
 
 
-def pick_some(cover: Cover, tiles: Tiles, resources: Resources) -> None:
+def pick_some(cover: Cover, tiles: SimilarityTiles, resources: Resources) -> None:
     """Make all bounds anew, then pick until that would pay again; at least once."""
     guess = _renew_bounds(cover, tiles, resources)
     spent = 0
@@ -81,7 +81,7 @@ def pick_some(cover: Cover, tiles: Tiles, resources: Resources) -> None:
             np.minimum(cover.bounds, guess.bounds, out=cover.bounds)
 
 
-def _pick(cover: Cover, tiles: Tiles, resources: Resources) -> int:
+def _pick(cover: Cover, tiles: SimilarityTiles, resources: Resources) -> int:
     """One pick; returns the rows evaluated for it."""
     bounds, batch, evaluated = cover.bounds, 16, 0
     at_least = -np.inf
@@ -116,7 +116,7 @@ def _distinct(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _evaluate(
-    cover: Cover, tiles: Tiles, resources: Resources, rows: np.ndarray
+    cover: Cover, tiles: SimilarityTiles, resources: Resources, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Upper and lower bounds of the gains of some rows."""
 
@@ -147,7 +147,7 @@ class Guess:
     bounds: np.ndarray
 
 
-def _renew_bounds(cover: Cover, tiles: Tiles, resources: Resources) -> Guess:
+def _renew_bounds(cover: Cover, tiles: SimilarityTiles, resources: Resources) -> Guess:
     """Bounds of all rows by one pass over half the kernel.
 
     At the first pick, gain_i = Σ_v s_vi + Σ_v max(0, −s_vi). The first sum is a product with Σ_v e_v; only the second,

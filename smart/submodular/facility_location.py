@@ -13,15 +13,15 @@ import numpy as np
 
 from smart.submodular import facility_dense, facility_lazy, facility_sparse
 from smart.submodular.arithmetic import float32_dot_error
-from smart.submodular.kernels import Cosine, Matrix
+from smart.submodular.similarity import Cosine, Matrix
 from smart.submodular.resources import Resources
-from smart.submodular.tiles import TILE, Tiles
-from smart.submodular.zeros import without_zeros
+from smart.submodular.similarity_tiles import TILE, SimilarityTiles
+from smart.submodular.zero_vectors import without_zeros
 
 DENSE_ROWS = 1536
 
 
-class State:
+class FacilityLocationState:
     """Gains by the definition; holds the kernel, 8n² bytes."""
 
     def __init__(self, kernel: Cosine | Matrix) -> None:
@@ -81,7 +81,7 @@ def _greedy_large(
     n, d = kernel.x.shape
     resources.need(4 * n * d + 200 * n + (64 << 20), f"facility location of {n} rows")
     room = resources.memory - 4 * n * d - 200 * n
-    tiles = Tiles.of(kernel.unit(dtype=np.float32), resources, room // 4, tile_rows)
+    tiles = SimilarityTiles.of(kernel.unit(dtype=np.float32), resources, room // 4, tile_rows)
     room -= tiles.nbytes
     cover = facility_lazy.Cover.empty(kernel, quantum(n, 1.0), budget)
     while True:

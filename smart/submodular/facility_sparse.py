@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from smart.submodular.arithmetic import cosine64, tie_width
-from smart.submodular.compilation import compiled, compiled_max
+from smart.submodular._kernels.compilation import compiled, compiled_max
 from smart.submodular.facility_dense import STEP, fill_ascending
 from smart.submodular.facility_lazy import Cover
 from smart.submodular.resources import Resources
-from smart.submodular.tiles import Tiles
+from smart.submodular.similarity_tiles import SimilarityTiles
 
 BYTES = 24  # a pair: its row, column and product in the tile, then a row number and a value in both its lists
 BLOCK = 64  # bounds whose maximum is remembered
@@ -39,7 +39,7 @@ class Pairs:
     """float32."""
 
 
-def surviving_pairs(cover: Cover, tiles: Tiles, resources: Resources, room: int) -> list[Pairs] | None:
+def surviving_pairs(cover: Cover, tiles: SimilarityTiles, resources: Resources, room: int) -> list[Pairs] | None:
     """The pairs that can still matter, each once; None where their lists would not fit."""
     thresholds = (cover.covered - tiles.error - 1e-6).astype(np.float32)
     if BYTES * _estimated_pairs(tiles, thresholds, resources) > 0.9 * room:
@@ -62,7 +62,7 @@ def surviving_pairs(cover: Cover, tiles: Tiles, resources: Resources, room: int)
     return kept
 
 
-def _estimated_pairs(tiles: Tiles, thresholds: np.ndarray, resources: Resources, sample: int = 64) -> float:
+def _estimated_pairs(tiles: SimilarityTiles, thresholds: np.ndarray, resources: Resources, sample: int = 64) -> float:
     n = len(thresholds)
     rows = np.linspace(0, n - 1, min(sample, n)).astype(np.int64)
 
@@ -102,7 +102,7 @@ def _screen(
     return first[:kept], second[:kept], products[:kept]
 
 
-def pick_rest(cover: Cover, tiles: Tiles, kept: list[Pairs], resources: Resources) -> None:
+def pick_rest(cover: Cover, tiles: SimilarityTiles, kept: list[Pairs], resources: Resources) -> None:
     """Fill the cover's order from where it stands; empties `kept`."""
     lists, bound = _lists(cover, tiles, kept, resources)
     bound[cover.order[: cover.picked]] = -np.inf
@@ -114,7 +114,7 @@ def pick_rest(cover: Cover, tiles: Tiles, kept: list[Pairs], resources: Resource
 
 
 def _lists(
-    cover: Cover, tiles: Tiles, kept: list[Pairs], resources: Resources
+    cover: Cover, tiles: SimilarityTiles, kept: list[Pairs], resources: Resources
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """Each row's partners and u, itself first, as (start (n + 1,), row_end (n,), partners, u); and every h, (n,).
 

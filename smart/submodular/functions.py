@@ -11,11 +11,11 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from smart.submodular import facility_location, graph_cut, log_determinant
-from smart.submodular.kernels import Cosine, Matrix
+from smart.submodular.similarity import Cosine, Matrix
 from smart.submodular.resources import Resources
 
 
-class State(Protocol):
+class GreedyState(Protocol):
     """A growing set A. Arrays are float64."""
 
     def gains(self) -> np.ndarray:
@@ -38,7 +38,7 @@ class SetFunction(Protocol):
         """Rows to choose from."""
         ...
 
-    def begin(self) -> State:
+    def begin(self) -> GreedyState:
         """The empty set."""
         ...
 
@@ -79,8 +79,8 @@ class FacilityLocation:
         """Bytes: the kernel in float64, and a copy while the first gains are summed."""
         return 16 * self.n**2
 
-    def begin(self) -> State:
-        return facility_location.State(self.kernel)
+    def begin(self) -> GreedyState:
+        return facility_location.FacilityLocationState(self.kernel)
 
     def exact(self, budget: int, resources: Resources) -> tuple[np.ndarray, np.ndarray]:
         return facility_location.greedy(self.kernel, budget, resources)
@@ -120,8 +120,8 @@ class GraphCut:
         """The same function over some rows alone."""
         return self._of(self.kernel.take(rows), self.tradeoff)
 
-    def begin(self) -> State:
-        return graph_cut.State(self.kernel, self.tradeoff)
+    def begin(self) -> GreedyState:
+        return graph_cut.GraphCutState(self.kernel, self.tradeoff)
 
     def exact(self, budget: int, resources: Resources) -> tuple[np.ndarray, np.ndarray]:
         return graph_cut.greedy(self.kernel, self.tradeoff, budget, resources)
@@ -160,10 +160,10 @@ class LogDeterminant:
         """The same function over some rows alone."""
         return self._of(self.kernel.take(rows), self.regularizer)
 
-    def begin(self) -> State:
+    def begin(self) -> GreedyState:
         if isinstance(self.kernel, Matrix):
-            return log_determinant.KernelState(self.kernel, self.regularizer)
-        return log_determinant.State(self.kernel, self.regularizer)
+            return log_determinant.LogDeterminantKernelState(self.kernel, self.regularizer)
+        return log_determinant.LogDeterminantState(self.kernel, self.regularizer)
 
     def exact(self, budget: int, resources: Resources) -> tuple[np.ndarray, np.ndarray]:
         return log_determinant.greedy(self.kernel, self.regularizer, budget, resources)

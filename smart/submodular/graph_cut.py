@@ -26,16 +26,16 @@ from typing import NamedTuple
 import numpy as np
 
 from smart.submodular.arithmetic import dot64, dots32, dots32_error, tie_width, unit_rows
-from smart.submodular.compilation import compiled, compiled_fast, compiled_max, inlined
-from smart.submodular.kernels import Cosine, Matrix
+from smart.submodular._kernels.compilation import compiled, compiled_fast, compiled_max, inlined
+from smart.submodular.similarity import Cosine, Matrix
 from smart.submodular.resources import Resources
-from smart.submodular.zeros import without_zeros
+from smart.submodular.zero_vectors import without_zeros
 
 POOL = 96  # rows of the innermost pool
 RATIO = 3  # how many times larger the enclosing pool is, up to a third of all rows
 
 
-class State:
+class GraphCutState:
     """Gains by the definition, a column of the kernel at a time."""
 
     def __init__(self, kernel: Cosine | Matrix, tradeoff: float) -> None:

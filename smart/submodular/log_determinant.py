@@ -18,11 +18,11 @@ import numpy as np
 from scipy.linalg.blas import dgemm
 
 from smart.submodular.arithmetic import tie_width
-from smart.submodular.compilation import compiled
-from smart.submodular.kernels import Cosine, Matrix
+from smart.submodular._kernels.compilation import compiled
+from smart.submodular.similarity import Cosine, Matrix
 from smart.submodular.resources import Resources
-from smart.submodular.squares import columns_of, sums_of_squares, sums_of_squares_error
-from smart.submodular.zeros import without_zeros
+from smart.submodular._kernels.projected_norms import columns_of, sums_of_squares, sums_of_squares_error
+from smart.submodular.zero_vectors import without_zeros
 
 POOL = 160
 WHOLE = 512  # rows up to which one pool of everybody, whose kernel is held, is quicker
@@ -31,7 +31,7 @@ COMPACT = 0.75  # the vectors left are copied together when they are fewer than 
 BLOCK = 2048  # rows that one job works on
 
 
-class State:
+class LogDeterminantState:
     """Gains from M⁻¹, updated pick by pick in float64."""
 
     def __init__(self, kernel: Cosine, regularizer: float) -> None:
@@ -50,7 +50,7 @@ class State:
         self._inverse -= np.outer(z, z) / fall
 
 
-class KernelState:
+class LogDeterminantKernelState:
     """Gains of a kernel given as a matrix, by incremental Cholesky (Chen, Zhang, Zhou 2018): O(n|A|) a pick.
 
     Raises:
@@ -109,7 +109,7 @@ def _greedy_matrix(
     resources.need(
         16 * kernel.n * budget, f"log-determinant of {budget} picks from a kernel of {kernel.n} rows"
     )
-    state = KernelState(kernel, regularizer)
+    state = LogDeterminantKernelState(kernel, regularizer)
     order, gains = np.empty(budget, np.int64), np.empty(budget)
     free = np.ones(kernel.n, np.bool_)
     for step in range(budget):

@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from smart.submodular import FacilityLocation, amx, facility_location
+from smart.submodular import FacilityLocation, facility_location
+from smart.submodular._kernels import amx
 from smart.submodular.arithmetic import float32_dot_error
 from smart.submodular.resources import Resources
-from smart.submodular.tiles import Tiles
+from smart.submodular.similarity_tiles import SimilarityTiles
 from tests.submodular.examples import EXAMPLES, clustered, with_zeros
 
 needs_amx = pytest.mark.skipif(not amx.available(), reason="this processor has no AMX, or it is not allowed")
@@ -105,8 +106,8 @@ def test_threads_split_alike():
 def test_little_memory_goes_without(monkeypatch):
     monkeypatch.setattr(amx, "available", lambda: True)
     x = unit_rows(600, 32)
-    assert Tiles.of(x, Resources(), 10**9).split
-    tiles = Tiles.of(x, Resources(), amx.split_bytes(600, 32) - 1)
+    assert SimilarityTiles.of(x, Resources(), 10**9).split
+    tiles = SimilarityTiles.of(x, Resources(), amx.split_bytes(600, 32) - 1)
     assert tiles.split is None
     assert tiles.nbytes == 0
     assert tiles.error == float32_dot_error(32)
@@ -115,7 +116,7 @@ def test_little_memory_goes_without(monkeypatch):
 def test_not_used_where_code_is_compiled_for_another_processor():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment |= {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    script = "from smart.submodular import amx; print(amx.available())"
+    script = "from smart.submodular._kernels import amx; print(amx.available())"
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )

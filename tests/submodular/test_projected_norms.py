@@ -5,7 +5,7 @@ import pytest
 
 from smart.submodular.log_determinant import _lower_bounds
 from smart.submodular.resources import Resources
-from smart.submodular.squares import columns_of, sums_of_squares, sums_of_squares_error
+from smart.submodular._kernels.projected_norms import columns_of, sums_of_squares, sums_of_squares_error
 from tests.submodular.examples import clustered
 
 

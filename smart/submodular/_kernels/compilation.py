@@ -31,7 +31,7 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 def _keep_only_what_these_sources_gave(folder: Path) -> None:
     """Forget all compiled code in a folder, which holds that of this room alone, if it was made from other sources."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(source.read_bytes())
     stamp = folder / STAMP
     if stamp.is_file() and stamp.read_text() == digest.hexdigest():

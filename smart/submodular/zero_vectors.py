@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from smart.submodular.arithmetic import tie_width
-from smart.submodular.kernels import Cosine
+from smart.submodular.similarity import Cosine
 
 Greedy = Callable[[Cosine, int], tuple[np.ndarray, np.ndarray]]
 

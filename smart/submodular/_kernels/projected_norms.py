@@ -15,7 +15,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from smart.submodular.arithmetic import contiguous, rounding_error, sum_of_lanes
-from smart.submodular.compilation import compiled, processor_features
+from smart.submodular._kernels.compilation import compiled, processor_features
 
 WIDE = "+avx512f" in processor_features()
 LANES = 16 if WIDE else 8  # of a register

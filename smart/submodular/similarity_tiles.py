@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from smart.submodular import amx
+from smart.submodular._kernels import amx
 from smart.submodular.arithmetic import float32_dot_error
 from smart.submodular.resources import Resources
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Tiles:
+class SimilarityTiles:
     """Unit rows in float32, and their products tile by tile: by the processor's matrix unit where it has one."""
 
     unit: np.ndarray
@@ -29,13 +29,13 @@ class Tiles:
     """The rows again, as the processor's matrix unit multiplies them."""
 
     @staticmethod
-    def of(unit: np.ndarray, resources: Resources, memory: int, size: int = TILE) -> "Tiles":
-        """Tiles that may take so many bytes beside the rows."""
+    def of(unit: np.ndarray, resources: Resources, memory: int, size: int = TILE) -> "SimilarityTiles":
+        """SimilarityTiles that may take so many bytes beside the rows."""
         n, d = unit.shape
         if amx.available() and size % amx.BLOCK == 0 and amx.split_bytes(n, d) <= memory:
             split = amx.Split.of(unit, resources)
-            return Tiles(unit, split.error, size, split)
-        return Tiles(unit, float32_dot_error(d), size)
+            return SimilarityTiles(unit, split.error, size, split)
+        return SimilarityTiles(unit, float32_dot_error(d), size)
 
     @property
     def nbytes(self) -> int:

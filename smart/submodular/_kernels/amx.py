@@ -26,7 +26,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from smart.submodular.arithmetic import rounding_error
-from smart.submodular.compilation import compiled, processor_features
+from smart.submodular._kernels.compilation import compiled, processor_features
 from smart.submodular.resources import Resources
 
 PANEL = 16  # rows of a register of the unit

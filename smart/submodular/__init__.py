@@ -1,6 +1,13 @@
 """Submodular set functions and greedy maximisers: arrays in, arrays out; depends on nothing else of ours."""
 
-from smart.submodular.functions import FacilityLocation, GraphCut, GreedyState, LogDeterminant, Random, SetFunction
+from smart.submodular.functions import (
+    FacilityLocation,
+    GraphCut,
+    GreedyState,
+    LogDeterminant,
+    Random,
+    SetFunction,
+)
 from smart.submodular.maximize import Chosen, maximize
 from smart.submodular.partition import quality
 from smart.submodular.regret import Regret, regret

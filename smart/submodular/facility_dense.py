@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from smart.submodular.arithmetic import cosine64, tie_width
 from smart.submodular._kernels.compilation import compiled
+from smart.submodular.arithmetic import cosine64, tie_width
 
 STEP = 2.0**-24
 

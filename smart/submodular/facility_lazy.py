@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smart.submodular.arithmetic import cosine64, float32_dot_error, tie_width
 from smart.submodular._kernels.compilation import compiled, compiled_fast
+from smart.submodular._kernels.dot_products import float32_dot_error
+from smart.submodular.arithmetic import cosine64, tie_width
 from smart.submodular.facility_dense import fill_ascending
-from smart.submodular.similarity import Cosine
 from smart.submodular.resources import Resources
+from smart.submodular.similarity import Cosine
 from smart.submodular.similarity_tiles import SimilarityTiles
 
 EVALUATIONS = 1 / 8  # of n: what one pass over the kernel is worth

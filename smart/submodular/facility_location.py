@@ -12,9 +12,9 @@ Small kernels are held whole (facility_dense.py). Large ones never are: a few pi
 import numpy as np
 
 from smart.submodular import facility_dense, facility_lazy, facility_sparse
-from smart.submodular.arithmetic import float32_dot_error
-from smart.submodular.similarity import Cosine, Matrix
+from smart.submodular._kernels.dot_products import float32_dot_error
 from smart.submodular.resources import Resources
+from smart.submodular.similarity import Cosine, Matrix
 from smart.submodular.similarity_tiles import TILE, SimilarityTiles
 from smart.submodular.zero_vectors import without_zeros
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smart.submodular.arithmetic import cosine64, tie_width
 from smart.submodular._kernels.compilation import compiled, compiled_max
+from smart.submodular.arithmetic import cosine64, tie_width
 from smart.submodular.facility_dense import STEP, fill_ascending
 from smart.submodular.facility_lazy import Cover
 from smart.submodular.resources import Resources
@@ -39,7 +39,9 @@ class Pairs:
     """float32."""
 
 
-def surviving_pairs(cover: Cover, tiles: SimilarityTiles, resources: Resources, room: int) -> list[Pairs] | None:
+def surviving_pairs(
+    cover: Cover, tiles: SimilarityTiles, resources: Resources, room: int
+) -> list[Pairs] | None:
     """The pairs that can still matter, each once; None where their lists would not fit."""
     thresholds = (cover.covered - tiles.error - 1e-6).astype(np.float32)
     if BYTES * _estimated_pairs(tiles, thresholds, resources) > 0.9 * room:
@@ -62,7 +64,9 @@ def surviving_pairs(cover: Cover, tiles: SimilarityTiles, resources: Resources, 
     return kept
 
 
-def _estimated_pairs(tiles: SimilarityTiles, thresholds: np.ndarray, resources: Resources, sample: int = 64) -> float:
+def _estimated_pairs(
+    tiles: SimilarityTiles, thresholds: np.ndarray, resources: Resources, sample: int = 64
+) -> float:
     n = len(thresholds)
     rows = np.linspace(0, n - 1, min(sample, n)).astype(np.int64)
 

@@ -11,8 +11,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from smart.submodular import facility_location, graph_cut, log_determinant
-from smart.submodular.similarity import Cosine, Matrix
 from smart.submodular.resources import Resources
+from smart.submodular.similarity import Cosine, Matrix
 
 
 class GreedyState(Protocol):

@@ -25,10 +25,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from smart.submodular.arithmetic import dot64, dots32, dots32_error, tie_width, unit_rows
 from smart.submodular._kernels.compilation import compiled, compiled_fast, compiled_max, inlined
-from smart.submodular.similarity import Cosine, Matrix
+from smart.submodular._kernels.dot_products import dot64, dots32, dots32_error
+from smart.submodular.arithmetic import tie_width, unit_rows
 from smart.submodular.resources import Resources
+from smart.submodular.similarity import Cosine, Matrix
 from smart.submodular.zero_vectors import without_zeros
 
 POOL = 96  # rows of the innermost pool
@@ -79,7 +80,7 @@ def _greedy_matrix(
             pick += 1
         order[step], chosen[step], alive[pick] = pick, gains[pick], False
         for i in range(n):
-            gains[i] -= 2.0 * tradeoff * columns[pick, i]
+            gains[i] -= 2.0 * tradeoff * np.float64(columns[pick, i])
     return order, chosen
 
 
@@ -349,7 +350,7 @@ def _take_from_innermost(
             column[other] = columns + 1
             columns += 2
         for i in range(m):
-            now[i] -= fall * cosines[column[pick], i]
+            now[i] -= fall * np.float64(cosines[column[pick], i])
             off[i] += fall * search.error
     return min(m, order.size), innermost
 
@@ -379,7 +380,7 @@ def _take_best(search: _Search, order: np.ndarray, gains: np.ndarray) -> None:
     """One pick among all that rounding can't tell apart, where they don't fit in a pool."""
     rows = search.pools.rows[: search.pools.size[0]]
     cosines, length = _along_w(search, rows)
-    reach = cosines.max() - 2.0 * search.error - tie_width(length) / length
+    reach = np.float64(cosines.max()) - 2.0 * search.error - tie_width(length) / length
     exact = np.full(rows.size, -np.inf)
     for j in range(rows.size):
         if cosines[j] >= reach:

@@ -17,11 +17,11 @@ from functools import partial
 import numpy as np
 from scipy.linalg.blas import dgemm
 
-from smart.submodular.arithmetic import tie_width
 from smart.submodular._kernels.compilation import compiled
-from smart.submodular.similarity import Cosine, Matrix
-from smart.submodular.resources import Resources
 from smart.submodular._kernels.projected_norms import columns_of, sums_of_squares, sums_of_squares_error
+from smart.submodular.arithmetic import tie_width
+from smart.submodular.resources import Resources
+from smart.submodular.similarity import Cosine, Matrix
 from smart.submodular.zero_vectors import without_zeros
 
 POOL = 160

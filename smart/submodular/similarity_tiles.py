@@ -7,7 +7,8 @@ from typing import TypeVar
 import numpy as np
 
 from smart.submodular._kernels import amx
-from smart.submodular.arithmetic import float32_dot_error
+from smart.submodular._kernels.bfloat16_split import BLOCK, Split, split_bytes
+from smart.submodular._kernels.dot_products import float32_dot_error
 from smart.submodular.resources import Resources
 
 TILE = 512  # rows of a tile: its products stay in cache; at most 65,536, since pairs are kept by uint16
@@ -25,15 +26,15 @@ class SimilarityTiles:
     """No product is further than this from the cosine."""
     size: int = TILE
     """Rows and columns of a tile."""
-    split: amx.Split | None = None
+    split: Split | None = None
     """The rows again, as the processor's matrix unit multiplies them."""
 
     @staticmethod
     def of(unit: np.ndarray, resources: Resources, memory: int, size: int = TILE) -> "SimilarityTiles":
         """SimilarityTiles that may take so many bytes beside the rows."""
         n, d = unit.shape
-        if amx.available() and size % amx.BLOCK == 0 and amx.split_bytes(n, d) <= memory:
-            split = amx.Split.of(unit, resources)
+        if amx.available() and size % BLOCK == 0 and split_bytes(n, d) <= memory:
+            split = Split.of(unit, resources)
             return SimilarityTiles(unit, split.error, size, split)
         return SimilarityTiles(unit, float32_dot_error(d), size)
 
@@ -51,7 +52,7 @@ class SimilarityTiles:
         """Products of rows top… and columns left…, at most (size, size) float32."""
         rows, columns = self._block(top, self.size), self._block(left, self.size)
         if self.split:
-            return self.split.product(rows, self.split, columns)
+            return amx.product(self.split, rows, self.split, columns)
         return self.unit[rows] @ self.unit[columns].T
 
     def columns(
@@ -66,8 +67,8 @@ class SimilarityTiles:
     def _products_with(self, some: np.ndarray, resources: Resources) -> Callable[[slice], np.ndarray]:
         """A block of rows → its products with some unit rows, (block, some) float32."""
         if split := self.split:
-            columns, everyone = amx.Split.of(some, resources), slice(0, len(some))
-            return lambda block: split.product(block, columns, everyone)
+            columns, everyone = Split.of(some, resources), slice(0, len(some))
+            return lambda block: amx.product(split, block, columns, everyone)
         narrow = np.ascontiguousarray(some.T)
         return lambda block: self.unit[block] @ narrow
 

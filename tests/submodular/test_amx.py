@@ -1,6 +1,7 @@
 """Rows split in two bfloat16, and their products by the processor's matrix unit."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -9,12 +10,14 @@ import pytest
 
 from smart.submodular import FacilityLocation, facility_location
 from smart.submodular._kernels import amx
-from smart.submodular.arithmetic import float32_dot_error
+from smart.submodular._kernels.bfloat16_split import BLOCK, Split, split_bytes
+from smart.submodular._kernels.dot_products import float32_dot_error
 from smart.submodular.resources import Resources
 from smart.submodular.similarity_tiles import SimilarityTiles
 from tests.submodular.examples import EXAMPLES, clustered, with_zeros
 
-needs_amx = pytest.mark.skipif(not amx.available(), reason="this processor has no AMX, or it is not allowed")
+NO_AMX = "this processor has no AMX, or it is not allowed"
+needs_amx = pytest.mark.skipif(not amx.available(), reason=NO_AMX)
 
 
 def unit_rows(n: int, d: int, mean: float = 0.0) -> np.ndarray:
@@ -40,9 +43,9 @@ def parts(bits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("n", "d"), [(1, 1), (40, 33), (64, 384)])
 def test_a_split_row_is_the_row_but_for_what_its_error_allows(n, d):
     x = unit_rows(n, d)
-    split = amx.Split.of(x, Resources())
+    split = Split.of(x, Resources())
     high, low = parts(split.left)
-    assert high.shape[0] % amx.BLOCK == 0
+    assert high.shape[0] % BLOCK == 0
     assert not high[n:].any()
     assert not high[:, d:].any()
     high, low = high[:n, :d], low[:n, :d]
@@ -52,10 +55,10 @@ def test_a_split_row_is_the_row_but_for_what_its_error_allows(n, d):
     np.testing.assert_array_equal(again, split.left)
     products = low @ high.T + high @ high.T + high @ low.T
     assert np.abs(products - x.astype(np.float64) @ x.T).max() <= split.error
-    assert split.nbytes <= amx.split_bytes(n, d)
+    assert split.nbytes <= split_bytes(n, d)
 
 
-@needs_amx
+@pytest.mark.parametrize("unit", ["by the matrix unit", "plain"])
 @pytest.mark.parametrize(
     "x",
     [
@@ -69,16 +72,20 @@ def test_a_split_row_is_the_row_but_for_what_its_error_allows(n, d):
     ],
     ids=["both signs", "positive", "one column", "wide", "one-hot", "tiny", "small beside large"],
 )
-def test_products_are_within_their_error(x):
-    split, n = amx.Split.of(x, Resources()), len(x)
+def test_products_are_within_their_error(x, unit, monkeypatch):
+    if unit == "plain":
+        monkeypatch.setattr(amx, "available", lambda: False)
+    elif not amx.available():
+        pytest.skip(NO_AMX)
+    split, n = Split.of(x, Resources()), len(x)
     exact = x.astype(np.float64) @ x.T
-    products = split.product(slice(0, n), split, slice(0, n))
+    products = amx.product(split, slice(0, n), split, slice(0, n))
     assert products.dtype == np.float32
     assert products.flags.c_contiguous
     assert np.abs(products - exact).max() <= split.error * max(1.0, np.diag(exact).max())
     assert split.error < max(float32_dot_error(x.shape[1]), 2.0**-15)
-    other = amx.Split.of(x[5:9], Resources())
-    some = split.product(slice(32, n), other, slice(0, 4))
+    other = Split.of(x[5:9], Resources())
+    some = amx.product(split, slice(32, n), other, slice(0, 4))
     np.testing.assert_array_equal(some, products[32:, 5:9])
 
 
@@ -95,9 +102,9 @@ def test_orders_are_the_same_with_and_without(example, monkeypatch):
 
 def test_threads_split_alike():
     x = unit_rows(2500, 40)
-    alone = amx.Split.of(x, Resources())
+    alone = Split.of(x, Resources())
     with Resources(threads=2) as two:
-        together = amx.Split.of(x, two)
+        together = Split.of(x, two)
     np.testing.assert_array_equal(together.left, alone.left)
     np.testing.assert_array_equal(together.right, alone.right)
     assert together.error == alone.error
@@ -107,17 +114,43 @@ def test_little_memory_goes_without(monkeypatch):
     monkeypatch.setattr(amx, "available", lambda: True)
     x = unit_rows(600, 32)
     assert SimilarityTiles.of(x, Resources(), 10**9).split
-    tiles = SimilarityTiles.of(x, Resources(), amx.split_bytes(600, 32) - 1)
+    tiles = SimilarityTiles.of(x, Resources(), split_bytes(600, 32) - 1)
     assert tiles.split is None
     assert tiles.nbytes == 0
     assert tiles.error == float32_dot_error(32)
 
 
-def test_not_used_where_code_is_compiled_for_another_processor():
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment |= {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    script = "from smart.submodular._kernels import amx; print(amx.available())"
-    done = subprocess.run(
+def printed(script: str, **environment: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    return subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, {"SMART_KERNELS": "plain"}],
+    ids=["another processor", "plain kernels"],
+)
+def test_not_used_for(environment):
+    script = "from smart.submodular._kernels import amx; print(amx.available())"
+    assert printed(script, **environment) == "False\n"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="LLVM for another processor knows no AMX")
+def test_compiles_to_the_units_instructions_wherever_it_is_compiled(tmp_path):
+    script = """
+from numba import types as t
+from smart.submodular._kernels.amx_llvm import _product
+bits = lambda dimensions: t.Array(t.uint16, dimensions, "C")
+_product.compile((bits(5), bits(6), t.Array(t.uint8, 1, "C"), t.Array(t.float32, 2, "C")))
+print(*_product.inspect_asm().values())
+"""
+    code = printed(
+        script,
+        NUMBA_CPU_NAME="sapphirerapids",
+        NUMBA_CPU_FEATURES="+avx512f,+amx-tile,+amx-bf16,+amx-int8",
+        NUMBA_CACHE_DIR=str(tmp_path),
+        SMART_KERNELS="auto",
     )
-    assert done.stdout == "False\n"
+    assert code.count("tdpbf16ps") >= 12

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from smart.submodular._kernels.projected_norms import columns_of, sums_of_squares, sums_of_squares_error
 from smart.submodular.log_determinant import _lower_bounds
 from smart.submodular.resources import Resources
-from smart.submodular._kernels.projected_norms import columns_of, sums_of_squares, sums_of_squares_error
 from tests.submodular.examples import clustered
 
 

@@ -1,27 +1,76 @@
-"""numba's decorators as this room uses them, with code that is kept on disk until a file of the room changes.
+"""numba's decorators as this room uses them, which kernels are used, and for how long compiled code is kept.
+
+The environment, read once at import:
+
+    SMART_KERNELS=auto       kernels in LLVM's own terms where they work (the default)
+    SMART_KERNELS=plain      plain kernels, compiled by numba
+    NUMBA_DISABLE_JIT=1      plain kernels, nothing compiled: slow, for debuggers
+
+The LLVM kernels need a 64-bit x86 or ARM processor and a version of numba that they were tested with. Elsewhere the
+plain ones are used. Orders are the same with either.
 
 numba by itself keeps a compiled function for as long as the file it is written in stays the same, whatever happens to
 the functions that it calls (documented under the limitations of its `cache`): a change in arithmetic.py would reach
-graph cut only when graph_cut.py changes too, in an edited clone and in an upgraded installation alike.
+graph cut only when graph_cut.py changes too, in an edited clone and in an upgraded installation alike. So all compiled
+code is dropped when any file of this room changes.
 """
 
 import hashlib
+import os
+import platform
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import llvmlite.binding as llvm
 import numba
 from numba.core import config
 
 STAMP = "sources.sha256"
+TESTED_NUMBA = ((0, 60), (0, 69))
+"""Versions of numba that the LLVM kernels were written for: from the first up to, not including, the second."""
+PROCESSORS = ("x86_64", "AMD64", "aarch64", "arm64")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    def decorate(function: Callable[..., Any]) -> Any:
+def why_plain(asked: str, jit_disabled: bool, numba_version: tuple[int, ...], machine: str) -> str | None:
+    """The reason for plain kernels; None where the LLVM kernels are used.
+
+    Raises:
+        ValueError: `asked`, the value of SMART_KERNELS, is neither auto nor plain.
+    """
+    if asked not in ("auto", "plain"):
+        raise ValueError(f"SMART_KERNELS={asked}: must be auto or plain")
+    first, beyond = TESTED_NUMBA
+    if asked == "plain":
+        return "SMART_KERNELS=plain"
+    if jit_disabled:
+        return "NUMBA_DISABLE_JIT is set"
+    if not first <= numba_version[:2] < beyond:
+        return f"numba {'.'.join(map(str, numba_version))} is not a version that the LLVM kernels were tested with"
+    if machine not in PROCESSORS:
+        return f"the LLVM kernels were not tested on a {machine} processor"
+    return None
+
+
+WHY_PLAIN = why_plain(
+    os.environ.get("SMART_KERNELS") or "auto",
+    bool(config.DISABLE_JIT),  # type: ignore[attr-defined]
+    tuple(numba.version_info[:3]),
+    platform.machine(),
+)
+PLAIN = WHY_PLAIN is not None
+
+
+def _compiled(**options: Any) -> Callable[[Function], Function]:
+    def decorate(function: Function) -> Function:
+        if PLAIN:  # compiled code is kept under this name, apart from what calls the LLVM kernels
+            function.__qualname__ = f"plain.{function.__qualname__}"
         dispatcher = numba.njit(cache=True, nogil=True, **options)(function)
-        _keep_only_what_these_sources_gave(Path(dispatcher.stats.cache_path))
+        if dispatcher is not function:
+            _keep_only_what_these_sources_gave(Path(dispatcher.stats.cache_path))
         return dispatcher
 
     return decorate

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from smart.submodular.arithmetic import dot64, dots32, dots32_error, float32_dot_error
+from smart.submodular._kernels.dot_products import dot64, dots32, dots32_error, float32_dot_error
 
 WIDTHS = [1, 15, 16, 17, 100, 384, 1001]
 

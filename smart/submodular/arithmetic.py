@@ -4,12 +4,25 @@ Sums that decide between candidates are taken in float64 and in an order that th
 fused multiply-add), so that they have the same bits on every processor and for every number of threads.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from smart.submodular._kernels.compilation import compiled
 from smart.submodular._kernels.dot_products import dot64
 
 TIE = 1e-10
+
+
+class Vectors(NamedTuple):
+    """What exact cosines are computed from."""
+
+    x: np.ndarray
+    """(n, d) float32, of any length."""
+    scale: np.ndarray
+    """1/|x_i|, (n,) float64."""
+    quantum: float
+    """Cosines are rounded to multiples of it."""
 
 
 @compiled
@@ -37,10 +50,11 @@ def argmax_lowest(gains: np.ndarray, alive: np.ndarray) -> int:
 
 
 @compiled
-def cosine64(x: np.ndarray, scale: np.ndarray, v: int, i: int, quantum: float) -> float:
-    """s_vi of float32 vectors in float64, rounded to a multiple of the quantum; scale holds 1/|x_i|."""
+def cosine64(vectors: Vectors, v: int, i: int) -> float:
+    """s_vi in float64, rounded to a multiple of the quantum."""
     if i == v:
         return 1.0
+    x, scale, quantum = vectors.x, vectors.scale, vectors.quantum
     return np.rint(dot64(x[v], x[i]) * (scale[v] * scale[i]) / quantum) * quantum
 
 

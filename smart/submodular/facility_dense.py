@@ -3,7 +3,7 @@
 import numpy as np
 
 from smart.submodular._kernels.compilation import compiled
-from smart.submodular.arithmetic import cosine64, tie_width
+from smart.submodular.arithmetic import Vectors, cosine64, tie_width
 
 STEP = 2.0**-24
 
@@ -38,7 +38,7 @@ def greedy_given(s: np.ndarray, budget: int) -> tuple[np.ndarray, np.ndarray]:
 
 @compiled
 def greedy_cosines(
-    u: np.ndarray, error: float, x: np.ndarray, scale: np.ndarray, quantum: float, budget: int
+    u: np.ndarray, error: float, vectors: Vectors, budget: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Order and gains over float32 cosines.
 
@@ -49,9 +49,7 @@ def greedy_cosines(
     Args:
         u: (n, n) float32 cosines, overwritten.
         error: no cosine is further than this from its u.
-        x: (n, d) float32 vectors.
-        scale: 1/|x_i|, (n,).
-        quantum: float64 cosines are rounded to multiples of it.
+        vectors: what the cosines are made exact from.
         budget: number of picks.
     """
     n = u.shape[0]
@@ -64,11 +62,11 @@ def greedy_cosines(
     cosines = np.empty(n)
     for step in range(budget):
         first = int(np.argmax(bound))
-        best = exact[first] = _evaluate(first, u, x, scale, quantum, covered, cosines)
+        best = exact[first] = _evaluate(first, u, vectors, covered, cosines)
         pick = last = first
         for i in range(n):
             if bound[i] >= best - tie_width(best) and i != first:
-                exact[i] = _evaluate(i, u, x, scale, quantum, covered, cosines)
+                exact[i] = _evaluate(i, u, vectors, covered, cosines)
                 best, last = max(best, exact[i]), i
         if best <= 0.0:
             fill_ascending(bound, order, chosen, step)
@@ -79,7 +77,7 @@ def greedy_cosines(
             while bound[pick] < floor or exact[pick] < floor:
                 pick += 1
         if pick != last:
-            _evaluate(pick, u, x, scale, quantum, covered, cosines)
+            _evaluate(pick, u, vectors, covered, cosines)
         order[step], chosen[step] = pick, exact[pick]
         for v in range(n):
             if cosines[v] > covered[v]:
@@ -112,9 +110,7 @@ def _first_gains(s: np.ndarray) -> np.ndarray:
 def _evaluate(
     i: int,
     u: np.ndarray,
-    x: np.ndarray,
-    scale: np.ndarray,
-    quantum: float,
+    vectors: Vectors,
     covered: np.ndarray,
     cosines: np.ndarray,
 ) -> float:
@@ -123,7 +119,7 @@ def _evaluate(
     for v in range(row.size):
         cosines[v] = 0.0
         if row[v] > covered[v]:
-            cosines[v] = cosine64(x, scale, v, i, quantum)
+            cosines[v] = cosine64(vectors, v, i)
             gain += max(cosines[v] - covered[v], 0.0)
     return gain
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from smart.submodular._kernels.compilation import compiled, compiled_fast
 from smart.submodular._kernels.dot_products import float32_dot_error
-from smart.submodular.arithmetic import cosine64, tie_width
+from smart.submodular.arithmetic import Vectors, cosine64, tie_width
 from smart.submodular.facility_dense import fill_ascending
 from smart.submodular.resources import Resources
 from smart.submodular.similarity import Cosine
@@ -26,8 +26,8 @@ class Cover:
     """What the chosen rows offer so far."""
 
     kernel: Cosine
-    quantum: float
-    """Cosines are rounded to multiples of it."""
+    vectors: Vectors
+    """The kernel's, with the quantum."""
     covered: np.ndarray
     """m_v, (n,) float64."""
     bounds: np.ndarray
@@ -40,7 +40,7 @@ class Cover:
     def empty(kernel: Cosine, quantum: float, budget: int) -> "Cover":
         return Cover(
             kernel,
-            quantum,
+            Vectors(kernel.x, kernel.scale, quantum),
             np.zeros(kernel.n),
             np.full(kernel.n, np.inf),
             np.empty(budget, np.int64),
@@ -50,7 +50,7 @@ class Cover:
     def exact(self, i: int, column: np.ndarray, error: float) -> tuple[float, np.ndarray, np.ndarray]:
         """Gain of row i, and the rows and cosines that it comes from; column is s_·i within error."""
         rows = np.flatnonzero(column > self.covered - error)
-        cosines = _exact_cosines(self.kernel.x, self.kernel.scale, i, rows, self.quantum)
+        cosines = _exact_cosines(self.vectors, i, rows)
         better = cosines > self.covered[rows]
         rows, cosines = rows[better], cosines[better]
         return float((cosines - self.covered[rows]).sum()), rows, cosines
@@ -63,11 +63,11 @@ class Cover:
 
 
 @compiled
-def _exact_cosines(x: np.ndarray, scale: np.ndarray, i: int, rows: np.ndarray, quantum: float) -> np.ndarray:
+def _exact_cosines(vectors: Vectors, i: int, rows: np.ndarray) -> np.ndarray:
     """s_vi of some rows v in float64, rounded to the quantum."""
     out = np.empty(rows.size)
     for j in range(rows.size):
-        out[j] = cosine64(x, scale, rows[j], i, quantum)
+        out[j] = cosine64(vectors, rows[j], i)
     return out
 
 

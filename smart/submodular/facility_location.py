@@ -13,6 +13,7 @@ import numpy as np
 
 from smart.submodular import facility_dense, facility_lazy, facility_sparse
 from smart.submodular._kernels.dot_products import float32_dot_error
+from smart.submodular.arithmetic import Vectors
 from smart.submodular.resources import Resources
 from smart.submodular.similarity import Cosine, Matrix
 from smart.submodular.similarity_tiles import TILE, SimilarityTiles
@@ -64,7 +65,7 @@ def greedy(
             return _greedy_large(some, k, resources, tile_rows)
         unit = some.unit(dtype=np.float32)
         return facility_dense.greedy_cosines(
-            unit @ unit.T, float32_dot_error(d), some.x, some.scale, quantum(n, 1.0), k
+            unit @ unit.T, float32_dot_error(d), Vectors(some.x, some.scale, quantum(n, 1.0)), k
         )
 
     return without_zeros(kernel, budget, 0.0, choose)

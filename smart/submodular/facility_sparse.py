@@ -11,11 +11,12 @@ than one, since h and gain differ by 2⁻¹⁵ or so a pair.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from smart.submodular._kernels.compilation import compiled, compiled_max
-from smart.submodular.arithmetic import cosine64, tie_width
+from smart.submodular.arithmetic import Vectors, cosine64, tie_width
 from smart.submodular.facility_dense import STEP, fill_ascending
 from smart.submodular.facility_lazy import Cover
 from smart.submodular.resources import Resources
@@ -37,6 +38,49 @@ class Pairs:
     """Its column, counted from left, uint16."""
     products: np.ndarray
     """float32."""
+
+
+class _Side(NamedTuple):
+    """Pairs out of one tile, as the rows of one side see them."""
+
+    own: np.ndarray
+    """The row of each pair on this side, counted from the side's first, uint16."""
+    other: int
+    """First row of the other side."""
+    partners: np.ndarray
+    """The row of each pair on the other side, counted from `other`, uint16."""
+    products: np.ndarray
+    """float32."""
+
+
+class _Lists(NamedTuple):
+    """Each row's partners, itself first: [as row v | only as column i | dead], and both borders only move left."""
+
+    start: np.ndarray
+    """Where each list begins, and where the last ends, (n + 1,) int64."""
+    row_end: np.ndarray
+    """End of the partners that row v may gain from, (n,) int64."""
+    end: np.ndarray
+    """End of those that matter either way, (n,) int64."""
+    partners: np.ndarray
+    """Row numbers, (pairs,) int32."""
+    upper: np.ndarray
+    """Their u, (pairs,) float32."""
+
+
+class _Search(NamedTuple):
+    """What the compiled functions work on."""
+
+    lists: _Lists
+    vectors: Vectors
+    covered: np.ndarray
+    """m_v, (n,) float64."""
+    bound: np.ndarray
+    """h, (n,) float64; −inf once chosen."""
+    rows: np.ndarray
+    """Room for the rows that one candidate's gain comes from, (n,) int64."""
+    cosines: np.ndarray
+    """Room for their cosines, (n,) float64."""
 
 
 def surviving_pairs(
@@ -108,52 +152,51 @@ def _screen(
 
 def pick_rest(cover: Cover, tiles: SimilarityTiles, kept: list[Pairs], resources: Resources) -> None:
     """Fill the cover's order from where it stands; empties `kept`."""
-    lists, bound = _lists(cover, tiles, kept, resources)
+    n = cover.kernel.n
+    bound = np.empty(n)
+    lists = _lists(cover, tiles, kept, resources, bound)
     bound[cover.order[: cover.picked]] = -np.inf
-    _greedy_lists(
-        *lists, bound, cover.kernel.x, cover.kernel.scale, cover.quantum,
-        cover.covered, cover.order, cover.gains, cover.picked,
-    )  # fmt: skip
+    search = _Search(lists, cover.vectors, cover.covered, bound, np.empty(n, np.int64), np.empty(n))
+    _greedy_lists(search, cover.order, cover.gains, cover.picked)
     cover.picked = cover.order.size
 
 
 def _lists(
-    cover: Cover, tiles: SimilarityTiles, kept: list[Pairs], resources: Resources
-) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """Each row's partners and u, itself first, as (start (n + 1,), row_end (n,), partners, u); and every h, (n,).
+    cover: Cover, tiles: SimilarityTiles, kept: list[Pairs], resources: Resources, bound: np.ndarray
+) -> _Lists:
+    """The lists of all rows; writes every h, (n,), to `bound`.
 
     The threads take the lists of some rows each, and so look at all pairs of the tiles in those rows and columns.
     """
     n = cover.kernel.n
     starts = range(0, n, tiles.size)
-    of_rows: dict[int, list[tuple[Pairs, np.ndarray, int, np.ndarray]]] = {top: [] for top in starts}
+    sides: dict[int, list[_Side]] = {top: [] for top in starts}
     for pairs in kept:
-        of_rows[pairs.top].append((pairs, pairs.rows, pairs.left, pairs.columns))
-        of_rows[pairs.left].append((pairs, pairs.columns, pairs.top, pairs.rows))
+        sides[pairs.top].append(_Side(pairs.rows, pairs.left, pairs.columns, pairs.products))
+        sides[pairs.left].append(_Side(pairs.columns, pairs.top, pairs.rows, pairs.products))
     kept.clear()
 
     def count(top: int) -> np.ndarray:
         lengths = np.ones(min(tiles.size, n - top), np.int64)
-        for _, own, _, _ in of_rows[top]:
-            _count(own, lengths)
+        for side in sides[top]:
+            _count(side.own, lengths)
         return lengths
 
     start = np.concatenate([[0], np.cumsum(np.concatenate(list(resources.map(count, starts))))])
-    row_end = start[1:].copy()
     index, upper = np.empty(start[-1], np.int32), np.empty(start[-1], np.float32)
-    bound = np.empty(n)
+    lists = _Lists(start, start[1:].copy(), start[1:].copy(), index, upper)
 
     def fill(top: int) -> None:
         rows = slice(top, min(top + tiles.size, n))
         index[start[rows]], upper[start[rows]] = np.arange(rows.start, rows.stop), 1.0
         free = start[rows] + 1
-        for pairs, own, other, partners in of_rows.pop(top):
-            _place(own, other, partners, pairs.products, tiles.error, free, index, upper)
-        _divide(top, start, cover.covered, index, upper, row_end[rows], bound[rows])
+        for side in sides.pop(top):
+            _place(side, tiles.error, free, lists)
+        _divide(rows.start, rows.stop, lists, cover.covered, bound)
 
     for _ in resources.map(fill, starts):
         pass
-    return (start, row_end, index, upper), bound
+    return lists
 
 
 @compiled
@@ -163,39 +206,24 @@ def _count(own: np.ndarray, lengths: np.ndarray) -> None:
 
 
 @compiled
-def _place(
-    own: np.ndarray,
-    other: int,
-    partners: np.ndarray,
-    products: np.ndarray,
-    error: float,
-    free: np.ndarray,
-    index: np.ndarray,
-    upper: np.ndarray,
-) -> None:
+def _place(side: _Side, error: float, free: np.ndarray, lists: _Lists) -> None:
     """Enter the pairs of a tile in the lists of one side, each at its list's first free place."""
+    own, partners, products = side.own, side.partners, side.products
+    index, upper = lists.partners, lists.upper
     for p in range(own.size):
         place = free[own[p]]
         free[own[p]] += 1
-        index[place] = other + np.int64(partners[p])
+        index[place] = side.other + np.int64(partners[p])
         upper[place] = np.ceil((np.float64(products[p]) + error) / STEP) * STEP
 
 
 @compiled
-def _divide(
-    top: int,
-    start: np.ndarray,
-    covered: np.ndarray,
-    index: np.ndarray,
-    upper: np.ndarray,
-    row_end: np.ndarray,
-    bound: np.ndarray,
-) -> None:
-    """Put what each row may gain from first in its list, and sum what may be gained from the row itself."""
-    for v in range(row_end.size):
-        h, own = 0.0, covered[top + v]
-        p = start[top + v]
-        end = row_end[v]
+def _divide(first: int, stop: int, lists: _Lists, covered: np.ndarray, bound: np.ndarray) -> None:
+    """Put what each of some rows may gain from first in its list, and sum what may be gained from the row itself."""
+    start, row_end, index, upper = lists.start, lists.row_end, lists.partners, lists.upper
+    for v in range(first, stop):
+        h, own = 0.0, covered[v]
+        p, end = start[v], row_end[v]
         for q in range(p, end):
             h += max(np.float64(upper[q]) - covered[index[q]], 0.0)
         while p < end:
@@ -208,37 +236,19 @@ def _divide(
 
 
 @compiled
-def _greedy_lists(
-    start: np.ndarray,
-    row_end: np.ndarray,
-    index: np.ndarray,
-    upper: np.ndarray,
-    bound: np.ndarray,
-    x: np.ndarray,
-    scale: np.ndarray,
-    quantum: float,
-    covered: np.ndarray,
-    order: np.ndarray,
-    gains: np.ndarray,
-    done: int,
-) -> None:
-    """Greedy over the lists. A list is [as row v | only as column i | dead], and both borders only move left."""
-    n = covered.size
-    end = start[1:].copy()
-    rows, cosines = np.empty(n, np.int64), np.empty(n)
+def _greedy_lists(search: _Search, order: np.ndarray, gains: np.ndarray, done: int) -> None:
+    """Greedy over the lists, from pick number `done` on; writes order and gains, (budget,)."""
+    bound, rows, cosines = search.bound, search.rows, search.cosines
+    n = bound.size
     close, exact, candidates = np.empty(n, np.int64), np.empty(n), np.empty(n, np.int64)
     tops = np.full((n + BLOCK - 1) // BLOCK, np.inf)
     for step in range(done, order.size):
         close[0] = _largest(bound, tops)
         count = 1
-        best = exact[0] = _evaluate(
-            close[0], start, row_end, end, index, upper, x, scale, quantum, covered, rows, cosines
-        )[0]
+        best = exact[0] = _evaluate(search, close[0])[0]
         for i in _at_least(best - tie_width(best), bound, tops, candidates):
             if bound[i] >= best - tie_width(best) and i != close[0]:
-                exact[count] = _evaluate(
-                    i, start, row_end, end, index, upper, x, scale, quantum, covered, rows, cosines
-                )[0]
+                exact[count] = _evaluate(search, i)[0]
                 close[count] = i
                 best = max(best, exact[count])
                 count += 1
@@ -249,12 +259,10 @@ def _greedy_lists(
         for c in range(count):
             if exact[c] >= best - tie_width(best):
                 pick = min(pick, close[c])
-        gain, size = _evaluate(
-            pick, start, row_end, end, index, upper, x, scale, quantum, covered, rows, cosines
-        )
+        gain, size = _evaluate(search, pick)
         order[step], gains[step], bound[pick] = pick, gain, -np.inf
         for q in range(size):
-            _cover(rows[q], cosines[q], start, row_end, index, upper, covered, bound)
+            _cover(search, rows[q], cosines[q])
 
 
 @compiled_max
@@ -291,35 +299,24 @@ def _at_least(floor: float, bound: np.ndarray, tops: np.ndarray, out: np.ndarray
 
 
 @compiled
-def _evaluate(
-    i: int,
-    start: np.ndarray,
-    row_end: np.ndarray,
-    end: np.ndarray,
-    index: np.ndarray,
-    upper: np.ndarray,
-    x: np.ndarray,
-    scale: np.ndarray,
-    quantum: float,
-    covered: np.ndarray,
-    rows: np.ndarray,
-    cosines: np.ndarray,
-) -> tuple[float, int]:
+def _evaluate(search: _Search, i: int) -> tuple[float, int]:
     """Gain of i in float64; writes the rows that it comes from and their cosines, and returns their number.
 
     Pairs that no longer matter either way leave the list.
     """
+    row_end, end = search.lists.row_end[i], search.lists.end
+    index, upper, covered = search.lists.partners, search.lists.upper, search.covered
     gain, size = 0.0, 0
-    p = start[i]
+    p = search.lists.start[i]
     while p < end[i]:
         v = index[p]
         if upper[p] > covered[v]:
-            cosine = cosine64(x, scale, v, i, quantum)
+            cosine = cosine64(search.vectors, v, i)
             if cosine > covered[v]:
                 gain += cosine - covered[v]
-                rows[size], cosines[size] = v, cosine
+                search.rows[size], search.cosines[size] = v, cosine
                 size += 1
-        elif p >= row_end[i]:
+        elif p >= row_end:
             end[i] -= 1
             _swap(index, upper, p, end[i])
             continue
@@ -328,20 +325,12 @@ def _evaluate(
 
 
 @compiled
-def _cover(
-    v: int,
-    new: float,
-    start: np.ndarray,
-    row_end: np.ndarray,
-    index: np.ndarray,
-    upper: np.ndarray,
-    covered: np.ndarray,
-    bound: np.ndarray,
-) -> None:
+def _cover(search: _Search, v: int, new: float) -> None:
     """m_v := new, and every bound follows."""
-    old = covered[v]
-    covered[v] = new
-    p = start[v]
+    row_end, index, upper, bound = search.lists.row_end, search.lists.partners, search.lists.upper, search.bound
+    old = search.covered[v]
+    search.covered[v] = new
+    p = search.lists.start[v]
     while p < row_end[v]:
         u = np.float64(upper[p])
         bound[index[p]] -= (u - old) - max(u - new, 0.0)

@@ -13,6 +13,7 @@ is made.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg.blas import dgemm
@@ -137,8 +138,8 @@ def _greedy_cosine(
         return order, chosen
     matrix = np.eye(d) * regularizer
     inverse: np.ndarray = np.eye(d) / regularizer
-    alive = held = np.arange(n)
-    x, free = kernel.x, np.ones(n, np.bool_)
+    alive, free = np.arange(n), np.ones(n, np.bool_)
+    held = _Held(kernel.x, alive, kernel.scale)
     bound = np.full(n, 1.0 / regularizer)
     chosen[0] = 1.0 / regularizer  # every first gain is log(λ + 1): row 0
     picks = alive[:1]
@@ -150,11 +151,11 @@ def _greedy_cosine(
         if done == budget:
             return order, chosen
         alive = alive[free[alive]]
-        if alive.size < COMPACT * held.size and fixed + 4 * alive.size * d <= resources.memory:
-            x = kernel.x[:0]  # free the last copy before the next is made
-            held, x = alive, kernel.x[alive]
+        if alive.size < COMPACT * held.rows.size and fixed + 4 * alive.size * d <= resources.memory:
+            held = _Held(kernel.x[:0], alive[:0], kernel.scale)  # free the last copy before the next is made
+            held = _Held(kernel.x[alive], alive, kernel.scale)
         beside = [partial(_subtract_gram, falls, inverse), partial(inside.lower, falls)]
-        _lower_bounds(x, kernel.scale, held, falls, bound, resources, beside)
+        _lower_bounds(held, falls, bound, resources, beside)
         refreshes += 1
         if refreshes % EXACT_INVERSE_EVERY == 0:
             for start in range(counted, done, BLOCK):
@@ -177,6 +178,20 @@ def _greedy_cosine(
         else:
             picks = _best(kernel, inverse, alive, bound, q.max(), chosen[done:])
             falls = kernel.unit(picks) @ inverse / np.sqrt(1.0 + chosen[done])
+
+
+class _Held(NamedTuple):
+    """Rows whose vectors lie together, for the products with all of them."""
+
+    x: np.ndarray
+    """Their vectors, (m, d) float32, C-contiguous."""
+    rows: np.ndarray
+    """Their row numbers, (m,) int64."""
+    scale: np.ndarray
+    """1/|x_i| of all rows, by row number."""
+
+    def part(self, some: slice) -> "_Held":
+        return _Held(self.x[some], self.rows[some], self.scale)
 
 
 class _Pool:
@@ -294,48 +309,40 @@ def _best(
 
 
 def _lower_bounds(
-    x: np.ndarray,
-    scale: np.ndarray,
-    rows: np.ndarray,
+    held: _Held,
     falls: np.ndarray,
     bound: np.ndarray,
     resources: Resources,
     beside: Sequence[Callable[[], None]],
 ) -> None:
-    """bound_i −= |Y e_i|² for the falls Y (picks, d), rounded so that it stays a bound; x holds the vectors of `rows`.
+    """bound_i −= |Y e_i|² for the falls Y (picks, d), rounded so that it stays a bound.
 
     `beside` are other jobs, each of one thread, that can be done meanwhile.
 
     The float32 vector p ≈ Y x_i is off by at most ε|Y|_F|x_i| and its length by at most δ of itself, so
     |Y e_i| ≥ (1 − δ)|p||x_i|⁻¹ − ε|Y|_F.
     """
-    error, relative = sums_of_squares_error(x.shape[1], len(falls))
+    error, relative = sums_of_squares_error(held.x.shape[1], len(falls))
     slack = error * float(np.linalg.norm(falls))
     columns = columns_of(falls)
 
     def work(start: int) -> None:
-        some = slice(start, start + BLOCK)
-        _subtract_squares(x[some], scale, rows[some], columns, 1.0 - relative, slack, bound)
+        _subtract_squares(held.part(slice(start, start + BLOCK)), columns, 1.0 - relative, slack, bound)
 
     jobs: list[Callable[[], None]] = [
         *beside,
-        *(partial(work, start) for start in range(0, rows.size, BLOCK)),
+        *(partial(work, start) for start in range(0, held.rows.size, BLOCK)),
     ]
     resources.run(jobs)
 
 
 @compiled
 def _subtract_squares(
-    x: np.ndarray,
-    scale: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    shrink: float,
-    slack: float,
-    bound: np.ndarray,
+    held: _Held, columns: np.ndarray, shrink: float, slack: float, bound: np.ndarray
 ) -> None:
+    rows, scale = held.rows, held.scale
     squares = np.empty(rows.size, np.float32)
-    sums_of_squares(x, columns, squares)
+    sums_of_squares(held.x, columns, squares)
     for j in range(rows.size):
         length = np.sqrt(np.float64(squares[j])) * scale[rows[j]] * shrink
         bound[rows[j]] -= max(length - slack, 0.0) ** 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smart.submodular._kernels.projected_norms import columns_of, sums_of_squares, sums_of_squares_error
-from smart.submodular.log_determinant import _lower_bounds
+from smart.submodular.log_determinant import _Held, _lower_bounds
 from smart.submodular.resources import Resources
 from tests.submodular.examples import clustered
 
@@ -52,7 +52,7 @@ def test_what_is_lowered_stays_a_bound_and_comes_close(d: int, count: int) -> No
     rows = np.arange(0, 6000, 2)
     scale, bound = np.ones(6000), np.full(6000, 10.0)
     scale[rows] = 1 / norms
-    _lower_bounds(x, scale, rows, falls, bound, Resources(2), [])
+    _lower_bounds(_Held(x, rows, scale), falls, bound, Resources(2), [])
     exact = 10.0 - np.sum((x.astype(np.float64) / norms[:, None] @ falls.T) ** 2, axis=1)
     assert np.all(bound[rows] >= exact - 1e-14)
     assert np.all(bound[rows] <= exact + 1e-4)

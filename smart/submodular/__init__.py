@@ -1,13 +1,8 @@
 """Submodular set functions and greedy maximisers: arrays in, arrays out; depends on nothing else of ours."""
 
-from smart.submodular.functions import (
-    FacilityLocation,
-    GraphCut,
-    GreedyState,
-    LogDeterminant,
-    Random,
-    SetFunction,
-)
+from smart.submodular.base import GreedyState, SetFunction
+from smart.submodular.checks import ContractError, check_set_function
+from smart.submodular.functions import FacilityLocation, GraphCut, LogDeterminant, Random
 from smart.submodular.maximize import Chosen, maximize
 from smart.submodular.partition import quality
 from smart.submodular.regret import Regret, regret
@@ -15,6 +10,7 @@ from smart.submodular.resources import MemoryLimitError, single_threaded_blas
 
 __all__ = [
     "Chosen",
+    "ContractError",
     "FacilityLocation",
     "GraphCut",
     "GreedyState",
@@ -23,6 +19,7 @@ __all__ = [
     "Random",
     "Regret",
     "SetFunction",
+    "check_set_function",
     "maximize",
     "quality",
     "regret",

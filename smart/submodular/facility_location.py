@@ -14,6 +14,7 @@ import numpy as np
 from smart.submodular import facility_dense, facility_lazy, facility_sparse
 from smart.submodular._kernels.dot_products import float32_dot_error
 from smart.submodular.arithmetic import Vectors
+from smart.submodular.base import GreedyState
 from smart.submodular.resources import Resources
 from smart.submodular.similarity import Cosine, Matrix
 from smart.submodular.similarity_tiles import TILE, SimilarityTiles
@@ -22,7 +23,7 @@ from smart.submodular.zero_vectors import without_zeros
 DENSE_ROWS = 1536
 
 
-class FacilityLocationState:
+class FacilityLocationState(GreedyState):
     """Gains by the definition; holds the kernel, 8n² bytes."""
 
     def __init__(self, kernel: Cosine | Matrix) -> None:

@@ -327,7 +327,12 @@ def _evaluate(search: _Search, i: int) -> tuple[float, int]:
 @compiled
 def _cover(search: _Search, v: int, new: float) -> None:
     """m_v := new, and every bound follows."""
-    row_end, index, upper, bound = search.lists.row_end, search.lists.partners, search.lists.upper, search.bound
+    row_end, index, upper, bound = (
+        search.lists.row_end,
+        search.lists.partners,
+        search.lists.upper,
+        search.bound,
+    )
     old = search.covered[v]
     search.covered[v] = new
     p = search.lists.start[v]

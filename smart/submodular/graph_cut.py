@@ -28,26 +28,70 @@ import numpy as np
 from smart.submodular._kernels.compilation import compiled, compiled_fast, compiled_max, inlined
 from smart.submodular._kernels.dot_products import dot64, dots32, dots32_error
 from smart.submodular.arithmetic import tie_width, unit_rows
+from smart.submodular.base import GreedyState
 from smart.submodular.resources import Resources
 from smart.submodular.similarity import Cosine, Matrix
 from smart.submodular.zero_vectors import without_zeros
 
 POOL = 96  # rows of the innermost pool
+SIGN_BLOCK = 512  # rows and columns of cosines whose signs are looked at together
 RATIO = 3  # how many times larger the enclosing pool is, up to a third of all rows
 
 
-class GraphCutState:
-    """Gains by the definition, a column of the kernel at a time."""
+class GraphCutState(GreedyState):
+    """Gains by the definition, in float64. A pick's column of the kernel is computed when all gains are asked for."""
 
-    def __init__(self, kernel: Cosine | Matrix, tradeoff: float) -> None:
-        self._column, self._tradeoff = kernel.columns(), tradeoff
+    def __init__(self, kernel: Cosine, tradeoff: float) -> None:
+        self._unit, self._diagonal, self._tradeoff = kernel.unit(), kernel.diagonal(), tradeoff
+        self._gains = kernel.row_sums() - tradeoff * kernel.diagonal()
+        self._waiting: list[int] = []
+        """Picks that the gains don't reflect yet."""
+        self._sum = np.zeros(self._unit.shape[1])
+        """Σ e_a over those, (d,)."""
+
+    def gains(self) -> np.ndarray:
+        for i in self._waiting:
+            column = self._unit @ self._unit[i]
+            column[i] = self._diagonal[i]
+            self._gains = self._gains - 2 * self._tradeoff * column
+        self._waiting.clear()
+        self._sum[:] = 0.0
+        return self._gains
+
+    def add(self, i: int) -> None:
+        self._waiting.append(i)
+        self._sum += self._unit[i]
+
+    def gains_of(self, rows: np.ndarray) -> np.ndarray:
+        return self._gains[rows] - 2 * self._tradeoff * (self._unit[rows] @ self._sum)
+
+
+class GraphCutKernelState(GreedyState):
+    """Gains of a kernel given as a matrix."""
+
+    def __init__(self, kernel: Matrix, tradeoff: float) -> None:
+        self._kernel, self._tradeoff = kernel, tradeoff
         self._gains = kernel.row_sums() - tradeoff * kernel.diagonal()
 
     def gains(self) -> np.ndarray:
         return self._gains
 
     def add(self, i: int) -> None:
-        self._gains = self._gains - 2 * self._tradeoff * self._column(i)
+        self._gains = self._gains - 2 * self._tradeoff * self._kernel.column(i)
+
+
+def never_rises(kernel: Cosine | Matrix, tradeoff: float) -> bool:
+    """Whether no pick can raise a gain: λ = 0, or no similarity of two different rows is below 0.
+
+    Cosines are computed in float64, a block of rows at a time: O(n²d) at most, and O(nd) memory.
+    """
+    if tradeoff == 0.0:
+        return True
+    if isinstance(kernel, Matrix):
+        return np.count_nonzero(kernel.s < 0) == np.count_nonzero(kernel.diagonal() < 0)
+    unit = kernel.unit()
+    blocks = [unit[start : start + SIGN_BLOCK] for start in range(0, len(unit), SIGN_BLOCK)]
+    return all((blocks[i] @ block.T >= 0).all() for j, block in enumerate(blocks) for i in range(j + 1))
 
 
 def greedy(

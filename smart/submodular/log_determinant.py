@@ -21,6 +21,7 @@ from scipy.linalg.blas import dgemm
 from smart.submodular._kernels.compilation import compiled
 from smart.submodular._kernels.projected_norms import columns_of, sums_of_squares, sums_of_squares_error
 from smart.submodular.arithmetic import tie_width
+from smart.submodular.base import GreedyState
 from smart.submodular.resources import Resources
 from smart.submodular.similarity import Cosine, Matrix
 from smart.submodular.zero_vectors import without_zeros
@@ -32,7 +33,7 @@ COMPACT = 0.75  # the vectors left are copied together when they are fewer than 
 BLOCK = 2048  # rows that one job works on
 
 
-class LogDeterminantState:
+class LogDeterminantState(GreedyState):
     """Gains from M⁻¹, updated pick by pick in float64."""
 
     def __init__(self, kernel: Cosine, regularizer: float) -> None:
@@ -42,7 +43,13 @@ class LogDeterminantState:
         self._q = np.einsum("ij,ij->i", self._unit, self._unit) / regularizer
 
     def gains(self) -> np.ndarray:
-        return np.log(self._regularizer) + np.log1p(np.maximum(self._q, 0.0))
+        return self._gains(self._q)
+
+    def gains_of(self, rows: np.ndarray) -> np.ndarray:
+        return self._gains(self._q[rows])
+
+    def _gains(self, q: np.ndarray) -> np.ndarray:
+        return np.log(self._regularizer) + np.log1p(np.maximum(q, 0.0))
 
     def add(self, i: int) -> None:
         z = self._inverse @ self._unit[i]
@@ -51,7 +58,7 @@ class LogDeterminantState:
         self._inverse -= np.outer(z, z) / fall
 
 
-class LogDeterminantKernelState:
+class LogDeterminantKernelState(GreedyState):
     """Gains of a kernel given as a matrix, by incremental Cholesky (Chen, Zhang, Zhou 2018): O(n|A|) a pick.
 
     Raises:
@@ -59,7 +66,7 @@ class LogDeterminantKernelState:
     """
 
     def __init__(self, kernel: Matrix, regularizer: float) -> None:
-        self._column = kernel.columns()
+        self._kernel = kernel
         self._factor = np.empty((8, kernel.n))
         self._size = 0
         self._chosen = np.zeros(kernel.n, np.bool_)
@@ -70,11 +77,14 @@ class LogDeterminantKernelState:
     def gains(self) -> np.ndarray:
         return np.log(self._variance)
 
+    def gains_of(self, rows: np.ndarray) -> np.ndarray:
+        return np.log(self._variance[rows])
+
     def add(self, i: int) -> None:
         if self._size == len(self._factor):
             self._factor = np.concatenate([self._factor, np.empty_like(self._factor)])
         known = self._factor[: self._size]
-        row = (self._column(i) - known[:, i] @ known) / np.sqrt(self._variance[i])
+        row = (self._kernel.column(i) - known[:, i] @ known) / np.sqrt(self._variance[i])
         self._factor[self._size] = row
         variance = self._variance - row * row
         self._chosen[i] = True
@@ -87,7 +97,7 @@ class LogDeterminantKernelState:
         if wrong.size:
             raise ValueError(
                 f"log det(S + {self._regularizer:g} I) has no value once row {wrong[0]} is chosen: the kernel is not "
-                "positive semi-definite; mend it, or raise regularizer"
+                "positive semi-definite; correct it, or raise regularizer"
             )
         return variance
 

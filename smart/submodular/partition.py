@@ -1,18 +1,18 @@
 """Partition and merge (GreeDi: Mirzasoleiman, Karbasi, Sarkar, Krause 2013): approximate, in bounded memory."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from smart.submodular.base import SetFunction
 from smart.submodular.regret import regret
 from smart.submodular.resources import Resources
 
-Greedy = Callable[[Any, int, Resources], tuple[np.ndarray, np.ndarray]]
+Greedy = Callable[[SetFunction, int, Resources], tuple[np.ndarray, np.ndarray]]
 
 
 def partition_and_merge(
-    f: Any, budget: int, resources: Resources, parts: int, seed: int, greedy: Greedy
+    f: SetFunction, budget: int, resources: Resources, parts: int, seed: int, greedy: Greedy
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose `budget` rows of each random part, then `budget` of those.
 
@@ -25,7 +25,8 @@ def partition_and_merge(
     Raises:
         ValueError: f can't be restricted to some rows, or there are more parts than rows.
     """
-    if not hasattr(f, "take"):
+    take: Callable[[np.ndarray], SetFunction] | None = getattr(f, "take", None)
+    if take is None:
         raise ValueError(f"{type(f).__name__} has no take(rows): partition can't split it")
     if not 1 <= parts <= f.n:
         raise ValueError(f"parts={parts}: must be from 1 to {f.n}, the number of rows")
@@ -35,10 +36,10 @@ def partition_and_merge(
     pieces = [np.sort(piece) for piece in pieces]
     few = budget if budget * parts < f.n else f.n // parts**2
     quota = few if few == budget else max(few, -(-budget // parts))
-    chosen = [greedy(f.take(piece), min(quota, len(piece)), resources) for piece in pieces]
+    chosen = [greedy(take(piece), min(quota, len(piece)), resources) for piece in pieces]
     picked = [piece[order] for piece, (order, _) in zip(pieces, chosen, strict=True)]
     merged = np.sort(np.concatenate([rows[:few] for rows in picked]))
-    order, gains = greedy(f.take(merged), few, resources) if few else (np.empty(0, np.int64), np.empty(0))
+    order, gains = greedy(take(merged), few, resources) if few else (np.empty(0, np.int64), np.empty(0))
     order = merged[order]
     if few == budget:
         return order, gains
@@ -56,7 +57,7 @@ def _interleave(orders: list[np.ndarray], gains: list[np.ndarray]) -> tuple[np.n
     return rows[by_gain], np.concatenate(gains)[by_gain]
 
 
-def quality(f: Any, order: np.ndarray, exact: np.ndarray, chance: np.ndarray) -> float:
+def quality(f: SetFunction, order: np.ndarray, exact: np.ndarray, chance: np.ndarray) -> float:
     """(f(order) - f(chance)) / (f(exact) - f(chance)): 1 is as good as exact greedy, 0 no better than random rows.
 
     f alone would flatter: random rows reach 94 to 99 % of facility location. Takes n x k gains.

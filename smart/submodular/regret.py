@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smart.submodular.functions import SetFunction
+from smart.submodular.base import Evaluator, SetFunction
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ def regret(f: SetFunction, order: np.ndarray) -> Regret:
     order = np.asarray(order, dtype=np.int64)
     if len(np.unique(order)) != len(order):
         raise ValueError("the order repeats a row")
-    state = f.begin()
+    state = Evaluator(f)
     best = np.empty(len(order))
     gains = np.empty(len(order))
-    taken = np.zeros(f.n, dtype=np.bool_)
+    alive = np.ones(f.n, dtype=np.bool_)
     for step, pick in enumerate(order):
-        now = state.gains()
+        now = state.gains(alive)
         gains[step] = now[pick]
-        best[step] = np.where(taken, -np.inf, now).max()
-        taken[pick] = True
+        best[step] = np.where(alive, now, -np.inf).max()
+        alive[pick] = False
         state.add(int(pick))
     return Regret(best - gains, best, gains)

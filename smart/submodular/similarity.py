@@ -1,7 +1,6 @@
 """Similarity kernels: cosines of vectors, never stored whole, or a matrix that the caller gives."""
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -94,17 +93,6 @@ class Cosine:
     def diagonal(self) -> np.ndarray:
         return (self.scale > 0).astype(np.float64)
 
-    def columns(self) -> Callable[[int], np.ndarray]:
-        """A reader of columns, s_·i (n,) float64; holds the unit vectors in float64."""
-        unit, diagonal = self.unit(), self.diagonal()
-
-        def column(i: int) -> np.ndarray:
-            out = unit @ unit[i]
-            out[i] = diagonal[i]
-            return out
-
-        return column
-
     def row_sums(self) -> np.ndarray:
         unit = self.unit()
         return unit @ unit.sum(axis=0)
@@ -153,8 +141,9 @@ class Matrix:
     def diagonal(self) -> np.ndarray:
         return np.diagonal(self.s).astype(np.float64)
 
-    def columns(self) -> Callable[[int], np.ndarray]:
-        return lambda i: self.s[:, i].astype(np.float64)
+    def column(self, i: int) -> np.ndarray:
+        """s_·i, (n,) float64."""
+        return self.s[:, i].astype(np.float64)
 
     def row_sums(self) -> np.ndarray:
         return self.s.sum(axis=0, dtype=np.float64)

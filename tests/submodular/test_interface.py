@@ -9,9 +9,11 @@ import pytest
 from smart.submodular import (
     FacilityLocation,
     GraphCut,
+    GreedyState,
     LogDeterminant,
     MemoryLimitError,
     Random,
+    SetFunction,
     maximize,
     regret,
 )
@@ -111,7 +113,11 @@ def test_kernels_must_be_symmetric_where_the_function_needs_it(make):
         (lambda f: maximize(f, True), "budget=True: must be a whole number"),
         (lambda f: maximize(f, None), "budget=None: must be a whole number"),
         (lambda f: maximize(f, 2, seed=-1), "seed=-1"),
-        (lambda f: maximize(f, 2, optimizer="lazy"), "exact, naive, partition"),
+        (
+            lambda f: maximize(f, 2, optimizer="best"),
+            "no such optimizer; known are exact, lazy, naive, partition",
+        ),
+        (lambda f: maximize(f, 2, optimizer="lasy"), "optimizer='lasy'.*did you mean 'lazy'"),
         (lambda f: maximize(f, 2, threads=0), "threads=0"),
         (lambda f: maximize(f, 2, threads=1.5), "threads=1.5"),
         (lambda f: maximize(f, 2, memory_limit="much"), "512MB"),
@@ -124,6 +130,13 @@ def test_kernels_must_be_symmetric_where_the_function_needs_it(make):
         (lambda f: GraphCut.from_kernel([["a"]]), "a kernel must hold real numbers"),
         (lambda f: LogDeterminant(np.ones((2, 2)), regularizer=0), "regularizer=0"),
         (lambda f: Random(0), "n=0"),
+        (lambda f: Random(3, seed=-1), "seed=-1"),
+        (
+            lambda f: GraphCut.check_options(tradeoff=np.nan),
+            "tradeoff=nan: must be a finite number, at least 0",
+        ),
+        (lambda f: LogDeterminant.check_options(regularizer=True), "regularizer=True"),
+        (lambda f: Random.check_options(seed=0.5), "seed=0.5"),
         (lambda f: regret(f, np.array([1, 1])), "repeats"),
     ],
 )
@@ -141,12 +154,13 @@ def test_memory_limit_refuses_with_the_numbers_and_the_way_out(make):
     assert caught.value.needed > caught.value.limit == 10_000
 
 
-def test_the_naive_optimizer_honours_the_memory_limit_too():
-    with pytest.raises(MemoryLimitError, match=r"naive optimizer over 700 rows needs 0\.01 GB"):
-        maximize(FacilityLocation(clustered(700)), 700, optimizer="naive", memory_limit="1MB")
+@pytest.mark.parametrize("optimizer", ["naive", "lazy"])
+def test_other_optimizers_honour_the_memory_limit_too(optimizer):
+    with pytest.raises(MemoryLimitError, match=rf"{optimizer} optimizer over 700 rows needs 0\.01 GB"):
+        maximize(FacilityLocation(clustered(700)), 700, optimizer=optimizer, memory_limit="1MB")
 
 
-@pytest.mark.parametrize("optimizer", ["exact", "naive"])
+@pytest.mark.parametrize("optimizer", ["exact", "lazy", "naive"])
 def test_a_kernel_without_a_log_determinant_is_refused(optimizer):
     S = np.array([[1.0, 3.0], [3.0, 1.0]])  # det(S + I) = 4 - 9
     f = LogDeterminant.from_kernel(S)
@@ -199,23 +213,85 @@ def test_the_log_determinant_copies_no_vectors_where_they_would_not_fit():
     )
 
 
-def test_a_new_function_needs_only_the_protocol():
-    """Modular: the order is that of the weights, ties by row."""
+class Weights:
+    """Modular: the order is that of the weights, ties by row. Inherits nothing, and is its own state."""
 
-    class Weights:
-        needs_vectors = False
+    n = 5
+
+    def __init__(self):
+        self.added = []
+
+    def begin(self):
+        return self
+
+    def gains(self):
+        return np.where(np.isin(np.arange(5), self.added), np.nan, [1.0, 3.0, 2.0, 3.0, 0.0])
+
+    def add(self, i):
+        self.added.append(i)
+
+
+class WeightsWithoutBegin:
+    n = 5
+    gains, add, __init__ = Weights.gains, Weights.add, Weights.__init__
+
+
+@pytest.mark.parametrize("optimizer", ["exact", "lazy", "naive"])
+@pytest.mark.parametrize("kind", [Weights, WeightsWithoutBegin])
+def test_a_function_need_not_inherit(kind, optimizer):
+    f = kind()
+    assert maximize(f, 5, optimizer).order.tolist() == [1, 3, 2, 0, 4]
+    assert f.added == ([1, 3, 2, 0, 4] if kind is Weights else [])
+    assert regret(WeightsWithoutBegin(), np.array([1, 3, 0])).steps.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("optimizer", ["exact", "lazy", "naive"])
+@pytest.mark.parametrize(
+    ("gains", "message"),
+    [
+        (np.ones(4), r"Wrong: gains\(\) returned shape \(4,\), not \(5,\)"),
+        ([1, 2, np.nan, 3, 4], "the gain of row 2 is nan"),
+        ([1, 2, 3, np.inf, 4], "the gain of row 3 is inf"),
+    ],
+)
+def test_gains_are_checked(gains, message, optimizer):
+    class Wrong(SetFunction, GreedyState):
         n = 5
 
         def begin(self):
             return self
 
         def gains(self):
-            return np.array([1.0, 3.0, 2.0, 3.0, 0.0])
+            return gains
 
         def add(self, i):
             pass
 
-    assert maximize(Weights(), 5).order.tolist() == [1, 3, 2, 0, 4]
+    with pytest.raises(ValueError, match=message):
+        maximize(Wrong(), 2, optimizer)
+
+
+def test_what_is_no_set_function_is_refused():
+    class Nothing:
+        n = 3
+
+    with pytest.raises(
+        TypeError, match=r"Nothing is no set function: it needs begin\(\), or gains\(\) and add"
+    ):
+        maximize(Nothing(), 1)
+
+
+def test_defaults_of_a_set_function():
+    class Least(SetFunction):
+        def begin(self):
+            raise NotImplementedError
+
+    assert (Least.needs_vectors, Least.single_threaded, Least.submodular) == (True, False, True)
+    assert (Least.added_options, Least.naive_memory) == ((), 0)
+    assert Least.check_options(anything=1) is None
+    assert GraphCut.single_threaded
+    with pytest.raises(TypeError, match="abstract"):
+        SetFunction()
 
 
 @pytest.mark.parametrize("make", FUNCTIONS)

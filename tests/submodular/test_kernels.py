@@ -109,7 +109,7 @@ for name in sys.argv[1].split(","):
     functions |= {f"{make.__name__} of a kernel": make.from_kernel(S) for make in (FacilityLocation, GraphCut)}
     functions["Random"] = Random(n=n, seed=1)
     for kind, f in functions.items():
-        for optimizer in ("exact", "naive", "partition"):
+        for optimizer in ("exact", "naive", "lazy", "partition"):
             if hasattr(f, "take") or optimizer != "partition":
                 chosen = maximize(f, n, optimizer=optimizer)
                 orders[f"{name} {kind} {optimizer}"] = chosen.order.tolist()

@@ -20,15 +20,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from benchmarks.peers import PEERS, Peer
+from smart.submodular import (
+    FacilityLocation,
+    GraphCut,
+    LogDeterminant,
+    SetFunction,
+    maximize,
+    regret,
+    single_threaded_blas,
+)
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "smart"
@@ -49,6 +59,7 @@ class Case:
     threads: int = 1
     memory_limit: str | None = None
     peers: bool = True
+    optimizer: Literal["exact", "lazy", "naive"] = "exact"
     groups: int = 0
     """Where not 0: n rows in so many groups, each ordered in full; threads take some groups each."""
 
@@ -68,6 +79,8 @@ CASES = [
     *(full(f"{fn}-10k-1024d", fn, 10_000, d=1024, peers=False) for fn in NAMES),
     *(full(f"{fn}-20k", fn, 20_000, peers=False) for fn in NAMES),
     *(full(f"{fn}-20k-2-threads", fn, 20_000, peers=False, threads=2) for fn in NAMES),
+    *(Case(f"{fn}-5k-lazy", fn, 5000, 500, peers=False, optimizer="lazy") for fn in NAMES),
+    *(Case(f"{fn}-5k-naive", fn, 5000, 500, peers=False, optimizer="naive") for fn in NAMES),
     full("gc-100k", "gc", 100_000, peers=False),
     full("gc-100k-2-threads", "gc", 100_000, peers=False, threads=2),
     Case("fl-100k", "fl", 100_000, 10_000, memory_limit="4GB", peers=False),
@@ -97,21 +110,21 @@ def group_sizes(n: int, groups: int) -> np.ndarray:
 # One run, in a process of its own.
 
 
-def our_function(fn: str, X: np.ndarray) -> Any:
-    from smart.submodular import FacilityLocation, GraphCut, LogDeterminant
-
-    makers = {"fl": FacilityLocation, "gc": lambda x: GraphCut(x, tradeoff=0.4), "logdet": LogDeterminant}
+def our_function(fn: str, X: np.ndarray) -> SetFunction:
+    makers: dict[str, Callable[[np.ndarray], SetFunction]] = {
+        "fl": FacilityLocation,
+        "gc": lambda x: GraphCut(x, tradeoff=0.4),
+        "logdet": LogDeterminant,
+    }
     return makers[fn](X)
 
 
 def our_selection(case: Case) -> Peer:
-    from smart.submodular import maximize
-
     threads = 1 if case.groups else case.threads
 
     def select(X: np.ndarray, budget: int) -> np.ndarray:
         f = our_function(case.fn, X)
-        return maximize(f, budget, threads=threads, memory_limit=case.memory_limit).order
+        return maximize(f, budget, case.optimizer, threads=threads, memory_limit=case.memory_limit).order
 
     return select
 
@@ -121,10 +134,6 @@ def run_once(case: Case, who: str, vectors: Path, orders: Path) -> dict[str, flo
 
     And the rate of a float32 product just afterwards, since a processor shared with others is not always as fast.
     """
-    from smart.runtime.executor import map_unordered, packs
-    from smart.selection.orderings import TOGETHER
-    from smart.submodular import single_threaded_blas
-
     X = np.load(vectors)
     select = our_selection(case) if who == OURS else PEERS[case.fn][who]
     began = time.perf_counter()
@@ -146,6 +155,9 @@ def run_once(case: Case, who: str, vectors: Path, orders: Path) -> dict[str, flo
             return select(X[slice(*part)], part[1] - part[0] if case.groups else case.budget)
 
         if case.groups and case.threads > 1:
+            from smart.commands.orderings import TOGETHER
+            from smart.runtime.executor import map_unordered, packs
+
             todo = packs(parts, lambda part: int(part[1] - part[0]), TOGETHER)
             for _, ordered in map_unordered(lambda pack: list(map(work, pack)), todo, case.threads):
                 order = ordered[-1]
@@ -207,8 +219,6 @@ def measure(case: Case, who: str, vectors: Path, repeats: int) -> dict[str, Any]
         return runs[-1]
     result = {key: float(np.median([run[key] for run in runs])) for key in runs[0]} | {"runs": len(runs)}
     if case.n <= REPLAYED:
-        from smart.submodular import regret
-
         replayed = regret(our_function(case.fn, np.load(vectors)), np.load(orders))
         result |= {"regret": replayed.maximum, "regret_p99": replayed.p99}
     return result
@@ -236,6 +246,7 @@ def table(results: list[dict[str, Any]]) -> str:
         title = f"{NAMES[case.fn]}, {case.n:,} × {case.d}, k = {case.budget:,}"
         title += f", {case.groups} groups" if case.groups else ""
         title += f", {case.threads} threads" if case.threads > 1 else ""
+        title += f", {case.optimizer} optimizer" if case.optimizer != "exact" else ""
         title += f", limit {case.memory_limit}" if case.memory_limit else ""
         if "error" in ours:
             lines.append(f"| {title} | {ours['error']} | | | | |")
@@ -300,6 +311,7 @@ def _plain(case: dict[str, Any], fn: str) -> bool:
         and case["threads"] == 1
         and not case["groups"]
         and case["budget"] == case["n"]
+        and case.get("optimizer", "exact") == "exact"
     )
 
 

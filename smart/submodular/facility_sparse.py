@@ -306,15 +306,16 @@ def _evaluate(search: _Search, i: int) -> tuple[float, int]:
     """
     row_end, end = search.lists.row_end[i], search.lists.end
     index, upper, covered = search.lists.partners, search.lists.upper, search.covered
+    vectors, rows, cosines = search.vectors, search.rows, search.cosines
     gain, size = 0.0, 0
     p = search.lists.start[i]
     while p < end[i]:
         v = index[p]
         if upper[p] > covered[v]:
-            cosine = cosine64(search.vectors, v, i)
+            cosine = cosine64(vectors, v, i)
             if cosine > covered[v]:
                 gain += cosine - covered[v]
-                search.rows[size], search.cosines[size] = v, cosine
+                rows[size], cosines[size] = v, cosine
                 size += 1
         elif p >= row_end:
             end[i] -= 1

@@ -181,7 +181,7 @@ def _pools(n: int, d: int, sizes: list[int]) -> _Pools:
 
 
 def _pool_sizes(n: int, innermost: int) -> list[int]:
-    """Of the pools inside one another, the outermost first."""
+    """Rows of each of the pools inside one another, the outermost first."""
     sizes = [innermost]
     while sizes[0] * RATIO <= n // 3:
         sizes.insert(0, sizes[0] * RATIO)

@@ -115,6 +115,7 @@ for name in sys.argv[1].split(","):
                 orders[f"{name} {kind} {optimizer}"] = chosen.order.tolist()
     kernel = FacilityLocation(X).kernel
     orders[f"{name} sparse"] = facility_location.greedy(kernel, n, Resources(), dense_rows=0)[0].tolist()
+assert WHY_PLAIN is None or not any(name.endswith("_llvm") for name in sys.modules), "not even imported"
 print(json.dumps([WHY_PLAIN, orders]))
 """
 

@@ -31,7 +31,7 @@ def test_any_shape(n: int, d: int, count: int) -> None:
 
 
 def test_small_products_beside_a_large_one_are_not_lost() -> None:
-    """Of 2⁻²⁵ beside 1: added to it one at a time, every one would be, and more than the error allows with them."""
+    """Products of 2⁻²⁵ beside 1: added to it one at a time, all would be lost, more than the error allows."""
     x = np.full((3, 4096), 2.0**-12, np.float32)
     x[:, 0] = 1
     vectors = np.full((2, 4096), 2.0**-13)

@@ -43,7 +43,7 @@ class Split:
 
     @staticmethod
     def of(unit: np.ndarray, resources: Resources) -> "Split":
-        """Of (n, d) float32 rows of norm 1; padded with zeros to whole blocks."""
+        """Split (n, d) float32 rows of norm 1; zeros fill up whole blocks."""
         n, d = unit.shape
         shape = (-(-n // BLOCK) * 2, 2, -(-d // DEPTH), PANEL, DEPTH)
         left, right = np.zeros(shape, np.uint16), np.zeros((*shape[:-1], PANEL, 2), np.uint16)

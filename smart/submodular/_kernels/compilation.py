@@ -99,6 +99,6 @@ compiled_max = _compiled(fastmath={"nnan", "nsz"})  # maxima by vector, infiniti
 
 @cache
 def processor_features() -> frozenset[str]:
-    """Of the processor that code is compiled for, as LLVM names them: "+avx512f"."""
+    """Features of the processor that code is compiled for, as LLVM names them: "+avx512f"."""
     features = config.CPU_FEATURES  # type: ignore[attr-defined]  # what the environment asks for, if anything
     return frozenset((llvm.get_host_cpu_features().flatten() if features is None else features).split(","))

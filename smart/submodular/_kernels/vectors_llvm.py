@@ -5,7 +5,7 @@ from numba.core import types
 
 
 def sum_of_lanes(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
-    """Of a vector of 2, 4, 8 or 16: its halves added, until one is left."""
+    """Sum of the lanes of a vector of 2, 4, 8 or 16: its halves added, until one is left."""
     half = vector.type.count
     while half > 1:
         half //= 2
@@ -30,6 +30,7 @@ def contiguous(array: types.Type, dimensions: int, *kinds: types.Type) -> bool:
 
 
 def everywhere(builder: ir.IRBuilder, value: ir.Value, lanes: ir.VectorType) -> ir.Value:
+    """A vector with the value in every lane."""
     index = ir.IntType(32)
     first = builder.insert_element(ir.Constant(lanes, ir.Undefined), value, index(0))
     return builder.shuffle_vector(

@@ -16,7 +16,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg.blas import dgemm
 
 from smart.submodular._kernels.compilation import compiled
 from smart.submodular._kernels.projected_norms import columns_of, sums_of_squares, sums_of_squares_error
@@ -273,6 +272,8 @@ def _write_symmetric(matrix: np.ndarray, places: np.ndarray, columns: np.ndarray
 
 def _subtract_gram(falls: np.ndarray, inverse: np.ndarray) -> None:
     """M⁻¹ −= YᵀY, in place, for which M⁻¹ has to be C-contiguous: BLAS would change a copy of any other."""
+    from scipy.linalg.blas import dgemm  # takes 0.2 s or more, which small inputs never need
+
     dgemm(-1.0, falls.T, falls.T, beta=1.0, c=inverse.T, trans_b=True, overwrite_c=True)
 
 

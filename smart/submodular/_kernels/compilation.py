@@ -58,7 +58,7 @@ def why_plain(asked: str, jit_disabled: bool, numba_version: tuple[int, ...], ma
 WHY_PLAIN = why_plain(
     os.environ.get("SMART_KERNELS") or "auto",
     bool(config.DISABLE_JIT),  # type: ignore[attr-defined]
-    tuple(numba.version_info[:3]),
+    tuple(part or 0 for part in numba.version_info[:3]),  # None where numba was built without a version
     platform.machine(),
 )
 PLAIN = WHY_PLAIN is not None

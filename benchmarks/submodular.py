@@ -155,8 +155,8 @@ def run_once(case: Case, who: str, vectors: Path, orders: Path) -> dict[str, flo
             return select(X[slice(*part)], part[1] - part[0] if case.groups else case.budget)
 
         if case.groups and case.threads > 1:
-            from smart.commands.orderings import TOGETHER
             from smart.runtime.executor import map_unordered, packs
+            from smart.selection.orderings import TOGETHER
 
             todo = packs(parts, lambda part: int(part[1] - part[0]), TOGETHER)
             for _, ordered in map_unordered(lambda pack: list(map(work, pack)), todo, case.threads):

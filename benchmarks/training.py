@@ -29,38 +29,31 @@ CONTENDERS = ("smart", "trl_random", "trl_grouped", "naive")
 MICRO = 8
 
 
-def read_job(options: argparse.Namespace, mixture: Path) -> Any:
-    from omegaconf import OmegaConf
-
-    from smart.config import conf_dir
-    from smart.model import ModelOptions, TuningOptions
+def read_job(options: argparse.Namespace, mixture: Path, root: Path) -> Any:
+    from smart.config import compose, read_config
+    from smart.training import TrainConfig
     from smart.training.job import World, prepare
-    from smart.training.options import TrainingOptions
 
-    model = OmegaConf.to_container(OmegaConf.load(conf_dir() / "model" / f"{options.model}.yaml"))
-    model["lora_targets"] = tuple(model["lora_targets"]) if model["lora_targets"] else None
-    tuning = TuningOptions(
-        method="lora", dtype=options.dtype, lora_r=16, lora_dropout=0.0, checkpoint_activations=False
-    )
-    training = TrainingOptions(
-        batch_size=options.batch_size, micro_batch_size=MICRO, max_length=1024, save_steps=10**6
-    )
-    return prepare(training, ModelOptions(**model), tuning, str(mixture), World())
+    words = [f"mixture={mixture}", f"model={options.model}", "tuning=lora", f"tuning.dtype={options.dtype}"]
+    words += ["tuning.lora_r=16", "tuning.lora_dropout=0.0", "tuning.checkpoint_activations=false"]
+    words += [f"batch_size={options.batch_size}", f"micro_batch_size={MICRO}", "max_length=1024"]
+    words += [f"save_steps={10**6}", f"output_root={root}"]
+    return prepare(read_config(TrainConfig, compose("train", words)), World())
 
 
-def load(job: Any, cache: Path) -> Any:
+def load(job: Any) -> Any:
     from smart.model import weights_source
     from smart.model.adapters import add_adapters
     from smart.model.load import load_model
 
-    model = load_model(job.base, weights_source(job.base, cache), dtype=job.tuning.dtype)
-    return add_adapters(job.base, model, job.tuning, seed=0)
+    model = load_model(job.base, weights_source(job.base, job.config.models), dtype=job.config.tuning.dtype)
+    return add_adapters(job.base, model, job.config.tuning, seed=0)
 
 
 def run_smart(job: Any, folder: Path, tick: Callable[[], None]) -> None:
-    from smart.training.run import train
+    from smart.training.fit import fit
 
-    train(job, folder / "out", folder / "models", lambda logs, step: tick() if "loss" in logs else None)
+    fit(job, folder / "out", lambda logs, step: tick() if "loss" in logs else None)
 
 
 def run_trl(job: Any, folder: Path, tick: Callable[[], None], sampling: str) -> None:
@@ -77,10 +70,10 @@ def run_trl(job: Any, folder: Path, tick: Callable[[], None], sampling: str) -> 
     config = SFTConfig(
         output_dir=str(folder / "out"),
         per_device_train_batch_size=MICRO,
-        gradient_accumulation_steps=job.options.batch_size // MICRO,
+        gradient_accumulation_steps=job.config.batch_size // MICRO,
         num_train_epochs=1,
-        learning_rate=job.options.learning_rate,
-        bf16=job.tuning.dtype == "bfloat16",
+        learning_rate=job.config.learning_rate,
+        bf16=job.config.tuning.dtype == "bfloat16",
         gradient_checkpointing=False,
         train_sampling_strategy=sampling,
         max_length=1024,
@@ -92,7 +85,7 @@ def run_trl(job: Any, folder: Path, tick: Callable[[], None], sampling: str) -> 
     )
     dataset = Dataset.from_dict({name: list(map(str, column)) for name, column in rows.items()})
     SFTTrainer(
-        load(job, folder / "models"),
+        load(job),
         config,
         train_dataset=dataset,
         processing_class=job.tokenizer,
@@ -105,17 +98,17 @@ def run_naive(job: Any, folder: Path, tick: Callable[[], None]) -> None:
 
     from smart.training.loss import Collator
 
-    model, store = load(job, folder / "models"), job.train_tokens()
+    model, store = load(job), job.train_tokens()
     collate = Collator(job.tokenizer.pad_token_id)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=job.options.learning_rate)
+    optimizer = torch.optim.AdamW(weights, lr=job.config.learning_rate)
     stream = job.order(store).stream
     model.train()
-    for first in range(0, len(stream), job.options.batch_size):
-        rows = stream[first : first + job.options.batch_size]
+    for first in range(0, len(stream), job.config.batch_size):
+        rows = stream[first : first + job.config.batch_size]
         for start in range(0, len(rows), MICRO):
             batch = collate([store[row] for row in rows[start : start + MICRO]])
-            with torch.autocast("cpu", torch.bfloat16, enabled=job.tuning.dtype == "bfloat16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=job.config.tuning.dtype == "bfloat16"):
                 loss = model(**batch, use_cache=False).loss * MICRO / len(rows)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -131,7 +124,7 @@ def measure(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     mixture = Path(options.mixture)
-    job = read_job(options, mixture / "rows")
+    job = read_job(options, mixture / "rows", mixture)
     ticks: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         runs = {
@@ -144,7 +137,6 @@ def measure(options: argparse.Namespace) -> None:
         def tick() -> None:
             ticks.append(time.perf_counter())
 
-        (Path(name) / "models").symlink_to(mixture / "models")
         runs[options.contender]()
     store = job.train_tokens()
     supervised = store.supervised * (len(ticks) - 1) / len(ticks)
@@ -161,7 +153,6 @@ def make_mixture(options: argparse.Namespace, folder: Path) -> None:
     chosen = np.sort(np.random.default_rng(options.seed).permutation(len(table))[: options.rows])
     (folder / "rows").mkdir()
     pq.write_table(table.take(chosen), folder / "rows" / "train.parquet")
-    (folder / "models").mkdir()
 
 
 def compare(options: argparse.Namespace) -> dict[str, dict[str, float]]:

@@ -20,7 +20,12 @@ SLOW = {
 EXTRAS = {"gguf", "reasoning_gym"}
 """Packages that may be missing."""
 OURS_THAT_LOAD_THEM = {
-    *("smart.evaluation.cached_lm", "smart.training.callbacks", "smart.training.loss", "smart.training.trainer"),
+    *(
+        "smart.evaluation.cached_lm",
+        "smart.training.callbacks",
+        "smart.training.loss",
+        "smart.training.trainer",
+    ),
 }
 """Our own modules that subclass what a slow package defines."""
 LAZY = {("smart/__init__.py", "smart")}

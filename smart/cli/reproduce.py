@@ -41,3 +41,7 @@ def reproduce(config: ReproduceConfig) -> Path | None:
         experiment.fetch(config)
         return None
     return experiment.reproduce(config)
+
+
+if __name__ == "__main__":
+    main()

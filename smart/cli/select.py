@@ -31,3 +31,7 @@ def select(config: SelectConfig) -> Path | None:
         f"Mixture: {mixture.path}\nNext:    accelerate launch train.py mixture={mixture.path} model=mistral_7b"
     )
     return mixture.path
+
+
+if __name__ == "__main__":
+    main()

@@ -34,7 +34,7 @@ class Row:
     metric: str
     count: int
     unit: str
-    """Of what was drawn: items, or tasks where these are a sample themselves."""
+    """What was drawn: items, or tasks where these are a sample themselves."""
     scores: tuple[float, float]
     difference: Difference
     adjusted: float = 1.0

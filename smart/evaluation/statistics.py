@@ -16,7 +16,7 @@ Average = Literal["micro", "macro"]
 DRAWS = 2_000
 _CHUNK = 4_000_000
 _ROUNDING = 1e-12
-"""Of the largest score: what adding in another order can change."""
+"""Share of the largest score that adding in another order can change."""
 
 
 @dataclass(frozen=True)

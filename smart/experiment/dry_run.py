@@ -69,7 +69,7 @@ def describe_plan(
 
 
 def known_statuses(study: Study, run_log: RunLog, infeasible: Mapping[str, str]) -> dict[str, Status]:
-    """Of each run, with what is known before it is tried."""
+    """Id of each run → its status, with what is known before it is tried."""
     states: dict[str, Status] = {}
     for run in study.runs:
         state = run_log.status(run)
@@ -120,7 +120,7 @@ class Cost:
 
     left: int
     seconds: float | None
-    """Of all that is left, here; None where it cannot be told."""
+    """Time for all that is left, here; None where it cannot be told."""
     gpu_seconds: float | None
     bytes: float | None
     measured: bool
@@ -128,7 +128,7 @@ class Cost:
 
 
 def costs(study: Study, states: Mapping[str, Status], basis: Basis) -> dict[str, Cost]:
-    """Of each stage."""
+    """Stage → what is left of it."""
     found = {}
     for stage in FOLDERS:
         runs = [run for run in study.runs if run.stage == stage]

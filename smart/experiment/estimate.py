@@ -1,4 +1,4 @@
-"""What a run would cost that nothing like it has been done for: arithmetic, to be taken as a guess."""
+"""Cost estimates for runs with no comparable predecessor: arithmetic, to be taken as a guess."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smart.config import ConfigError, parse_count
 from smart.runtime.speed import Speed
 
 TOKENS = 400
-"""Of a row, where its text is not there yet."""
+"""Tokens of a row, where its text is not there yet."""
 _PADDING = 1.1
 """Rows of a micro-batch are of like length."""
 _BESIDE = 1.6
@@ -22,7 +22,7 @@ _LORA = 0.0228 / 64
 """Share of a Llama's parameters that adapters on every linear layer have, per unit of rank."""
 _ROW_BYTES = 1_500
 _SCORE_BYTES = 2_000
-"""Of a sample."""
+"""Bytes of a sample."""
 _READ_ROWS = 100_000
 """Rows of files that are read, checked and sorted a second."""
 _GENERATED_ROWS = 3_000
@@ -34,7 +34,7 @@ _ENCODED = {"wordllama": 3_200, "minilm": 60}
 _ENCODER = 2 * 335e6 * 256
 """Operations of any other encoder for a prompt."""
 _WIDTH = 256
-"""Of a vector."""
+"""Dimensions of a vector."""
 _ANSWERED = {
     "mmlu": (57, 14_042, 130, 0),
     "bbh_zeroshot": (27, 6_511, 180, 256),
@@ -54,7 +54,7 @@ class Texts:
     sizes: Sequence[int]
     """Rows of each task, or of each group that is ordered apart."""
     tokens: float = TOKENS
-    """Of a row, on average: prompt and answer."""
+    """Tokens of a row, on average: prompt and answer."""
     longest: Sequence[float] = ()
     """Tokens of the longest answer of each task."""
     made: bool = False

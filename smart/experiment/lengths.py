@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SAMPLE = 400
 """Rows whose tokens are counted."""
 _CHARACTERS = 4
-"""Of a token, where no tokenizer is here; ordinary for English."""
+"""Characters of a token, where no tokenizer is here; ordinary for English."""
 
 
 def mixture_texts(folder: Path, model: Mapping[str, Any]) -> Texts:
@@ -57,7 +57,7 @@ def _sampled(column: pa.ChunkedArray) -> list[str]:
 def _tokens(
     prompts: pa.ChunkedArray, answers: pa.ChunkedArray, model: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of sampled rows: tokens of all, and of the answer; float (rows,) each."""
+    """Tokens of each sampled row, and of its answer; float (rows,) each."""
     asked, said = _sampled(prompts), _sampled(answers)
     counted = _by_tokenizer(asked, said, model) if _is_here(model) else None
     if counted is None:

@@ -29,7 +29,7 @@ class Entry:
     """One score of the table."""
 
     runs: tuple[float, ...]
-    """Of each seed."""
+    """One score per seed."""
     interval: Interval
     """Its mean, and 95 % bounds over items, and over seeds where there are several."""
     against: Difference | None = None
@@ -74,7 +74,7 @@ class Material:
     tuned: bool
     state: str
     scores: tuple[Scores, ...]
-    """Of each seed that is done."""
+    """One entry per finished seed."""
     sizes: tuple[dict[str, float], ...]
 
 

@@ -4,7 +4,7 @@ from smart.mixture.allocation import allocate, split_templates
 from smart.mixture.budgets import TaskBudgets, distribute
 from smart.mixture.contract import check_weighting
 from smart.mixture.rows import sample_validation
-from smart.mixture.summary import summarise
+from smart.mixture.summary import render_summary
 from smart.mixture.weighting import (
     Proportional,
     Softmax,
@@ -32,10 +32,10 @@ __all__ = [
     "allocate",
     "check_weighting",
     "distribute",
+    "render_summary",
     "sample_validation",
     "softmax",
     "split_templates",
-    "summarise",
     "taylor_softmax",
     "write_mixture",
 ]

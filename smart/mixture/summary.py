@@ -13,7 +13,7 @@ _TOP = 8
 _WIDEST = 60
 
 
-def summarise(table: TaskBudgets) -> str:
+def render_summary(table: TaskBudgets) -> str:
     """Totals, the first tasks in greedy order, the largest submixtures: at most 25 lines for any pool."""
     rows, sizes = table.budgets.sum(axis=1), table.sizes.sum(axis=1)
     selected = table.selected

@@ -153,7 +153,7 @@ def fetch(base: Base) -> None:
 
 @contextlib.contextmanager
 def hub_errors(name: str) -> Iterator[None]:
-    """Turn what the hub's client says about a model into one line with the way out."""
+    """Turn what the hub's client says about a model into one line with a hint."""
     try:
         yield
     except (OSError, ValueError) as error:

@@ -13,6 +13,8 @@ from smart.config import UserError
 from smart.runtime.files import hash_bytes, write_atomic
 
 FILE = "manifest.json"
+FORMAT = 1
+"""Raised when readers must treat a manifest differently; one without a number counts as 1."""
 
 
 def make_key(config: Mapping[str, Any], inputs: Sequence[str], version: int) -> str:
@@ -34,20 +36,33 @@ def make_key(config: Mapping[str, Any], inputs: Sequence[str], version: int) -> 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     """Write FOLDER/manifest.json, which makes the folder an artifact: do it last."""
-    write_atomic(folder / FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    whole = {"format": FORMAT, **content}
+    write_atomic(folder / FILE, json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of an artifact, or None where there is none that can be read."""
+    """The manifest of an artifact, or None where there is none that can be read.
+
+    Raises:
+        UserError: for the manifest of a later version, which may mean something else.
+    """
     try:
         content = json.loads((folder / FILE).read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        return None
+    number = content.get("format", 1)
+    if not isinstance(number, int) or number > FORMAT:
+        raise UserError(
+            f"{folder / FILE}: has format {number}, and this version reads up to {FORMAT}",
+            "upgrade smart-instruct, or name another folder",
+        )
+    return content
 
 
 def is_made(folder: Path, key: str, kind: str, overwrite: bool = False) -> bool:
-    """Whether the very artifact lies there already, so that there is nothing to do.
+    """True if this exact artifact is there already, so that there is nothing to do.
 
     Raises:
         UserError: where something else does, unless it may be overwritten.

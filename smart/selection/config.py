@@ -38,7 +38,7 @@ class FunctionChoice:
     """A set function that decides tasks (fn) or rows (instance_fn), still without its vectors."""
 
     name: str
-    """Of the file that was chosen: graphcut."""
+    """Name of the file that was chosen: graphcut."""
     config: Mapping[str, Any]
     """`_target_` and its options."""
     make: Callable[..., SetFunction]

@@ -32,11 +32,11 @@ class Contamination:
 
     mode: str
     key: str
-    """Of the benchmarks' questions, and of how they are looked for."""
+    """Key of the benchmarks' questions and of how they are looked for."""
     questions: dict[str, int]
     """Part of a benchmark → its questions."""
     reports: dict[str, Report]
-    """Of each split."""
+    """Split → what was found in it."""
 
     def keep(self, split: str, table: pa.Table) -> pa.Table:
         """The rows of a split that go on: all of them, unless overlapping rows are dropped."""

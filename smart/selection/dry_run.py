@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from smart.embedding import EmbeddingPlan
-from smart.mixture import TaskBudgets, summarise
+from smart.mixture import TaskBudgets, render_summary
 from smart.selection.config import SelectConfig
 from smart.selection.instances import groups_to_order, make_orderer
 from smart.selection.orderings import orderings_key, read_shards
@@ -30,7 +30,7 @@ def describe_plan(config: SelectConfig, pool: Pool, num_tasks: int, budget: int)
         f"  orderings   {_orderings(config, pool, embedding, tasks)}",
     ]
     lines += [f"  benchmarks  {_benchmarks(config, pool)}"] if config.decontaminate else []
-    return "\n".join([*lines, "", summarise(tasks)] if tasks else lines)
+    return "\n".join([*lines, "", render_summary(tasks)] if tasks else lines)
 
 
 def _benchmarks(config: SelectConfig, pool: Pool) -> str:

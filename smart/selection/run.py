@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smart.mixture import TaskBudgets, sample_validation, summarise, write_mixture
+from smart.mixture import TaskBudgets, render_summary, sample_validation, write_mixture
 from smart.mixture.budgets import read_tasks
 from smart.runtime.files import make_writable
 from smart.runtime.locks import locked
@@ -94,7 +94,7 @@ def select(config: SelectConfig) -> SelectedMixture:
         selection = _select(config, pool, num_tasks, budget, clock)
         counts = _write(config, pool, selection, key, inputs, folder, clock)
         _track(config, folder, key, counts)
-    return SelectedMixture(folder, summarise(selection.tasks))
+    return SelectedMixture(folder, render_summary(selection.tasks))
 
 
 def plan(config: SelectConfig) -> str:

@@ -15,7 +15,7 @@ from smart.runtime.files import hash_file, write_atomic
 
 SEAL = "seal.json"
 _FULL = 1 << 16
-"""Bytes: with less left, whatever failed is taken to have failed for that."""
+"""Bytes. Below this much free space, treat any write failure as a full disk."""
 _WRITE_FAILED = (
     "inline_container",
     "PytorchStreamWriter",

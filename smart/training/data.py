@@ -39,7 +39,7 @@ class Mixture:
     train: pa.Table
     validation: pa.Table
     manifest: dict[str, Any]
-    """Of the folder that the select command wrote; empty for any other data set."""
+    """Manifest of the folder that the select command wrote; empty for any other data set."""
 
 
 def read_mixture(source: str) -> Mixture:

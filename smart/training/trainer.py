@@ -128,7 +128,7 @@ class SupervisedTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Of one micro-batch: its part of the mean over all supervised tokens of the step, on all processes.
+        """Loss of one micro-batch: its part of the mean over all supervised tokens of the step, on all processes.
 
         Scaled by the number of processes, over which gradients are averaged.
         """

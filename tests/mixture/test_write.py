@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from smart.mixture import TaskBudgets, Uniform, distribute, summarise, write_mixture
+from smart.mixture import TaskBudgets, Uniform, distribute, render_summary, write_mixture
 from smart.mixture import write as write_module
 from smart.runtime.files import hash_file
 from smart.runtime.manifest import read_manifest
@@ -172,7 +172,7 @@ def test_the_summary_is_short_and_adds_up(tasks: int, selected: int, budget: int
         table.sizes, table.order, table.gains, table.weights, table.budgets,
     )  # fmt: skip
     for shown in (table, many):
-        lines = summarise(shown).splitlines()
+        lines = render_summary(shown).splitlines()
         assert len(lines) <= 25
         assert max(map(len, lines)) <= 110
         assert lines[0].startswith(f"{budget:,} of {table.sizes.sum():,} rows; {selected} of {tasks} tasks")

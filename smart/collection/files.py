@@ -17,7 +17,8 @@ from smart.collection.check import Fault, Part, fault_where, is_text
 from smart.collection.loading import HeldOut, Reading, Source
 from smart.collection.messages import from_messages
 from smart.collection.readers import KNOWN, SUFFIXES, Columns, read_columns, suffix_of
-from smart.config import ConfigError, Problems, UserError, nearest
+from smart.config import ConfigError, Problems, UserError, nearest, option
+from smart.config.types import Seed
 from smart.runtime.files import hash_file
 
 Paths = str | int | Sequence[str] | None
@@ -35,39 +36,30 @@ class Files(Source):
 
     path: str | Sequence[str] | None = None
     """A file, a glob (with ** too), or a list of them."""
-    columns: Mapping[str, str] | None = None
+    columns: Mapping[str, str] | None = option(None, hint="such as {inputs: question}")
     """What the files call our columns, e.g. {inputs: question, targets: answer}."""
-    exclude: Mapping[str, Sequence[str]] | None = None
+    exclude: Mapping[str, Sequence[str]] | None = option(None, hint="such as {task_name: [copa, wic_*]}")
     """Rows to leave out: a column of text of the files, and globs of its values, e.g. {task_name: ["wic_*"]}."""
     submixture: str = "files"
     """The submixture of files without such a column."""
     validation: str | int | Sequence[str] | None = None
     """A file, glob or list; or a number of rows or a share (2000, 2%) to take out of the pool at random."""
-    seed: int = 23
+    seed: Seed = 23
     """Draws the rows taken out for validation. Not the run's seed: a sweep over seeds keeps one pool."""
 
     def validate(self, problems: Problems) -> None:
         super().validate(problems)
-        given, exclude = self.columns or {}, self.exclude or {}
-        for ours, theirs in given.items() if self._is_mapping("columns", problems) else ():
+        for ours, theirs in (self.columns or {}).items():
             if ours not in KNOWN:
                 problems.add(
                     f"collection.columns.{ours}", theirs, "is no column of ours", nearest(ours, KNOWN)
                 )
-        for column, globs in exclude.items() if self._is_mapping("exclude", problems) else ():
-            if isinstance(globs, str) or not all(isinstance(one, str) for one in globs):
-                problems.add(f"collection.exclude.{column}", globs, "must be a list of texts")
         _check_paths("collection.path", self.path, problems)
         try:
             if self.validation is not None and HeldOut.of(self.validation, self.seed) is None:
                 _check_paths("collection.validation", self.validation, problems)
         except ConfigError as error:
             problems.found.append(str(error))
-
-    def _is_mapping(self, key: str, problems: Problems) -> bool:
-        """True if an option is null or a mapping; adds a problem if not."""
-        examples = {"columns": "{inputs: question}", "exclude": "{task_name: [copa, wic_*]}"}
-        return getattr(self, key) is None or self.has_mapping(key, examples[key], problems)
 
     def read(self, cache: Path | None = None) -> Reading:
         held_out = HeldOut.of(self.validation, self.seed)

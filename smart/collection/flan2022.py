@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from smart.collection.check import Part
 from smart.collection.loading import Reading, Source
 from smart.collection.schema import LABELS, TEXTS
-from smart.config import Problems, UserError, nearest
+from smart.config import Problems, UserError, nearest, option
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -31,22 +31,19 @@ _HUB_IDS = {name: f"kowndinya23/{name}-submix-4096" for name in SUBMIXTURES}
 class Flan2022(Source):
     """17.6 million rows, 1,840 tasks (Longpre et al. 2023). Texts stay on disk, mapped into memory."""
 
-    datasets: Mapping[str, str] = field(default_factory=_HUB_IDS.copy)
+    datasets: Mapping[str, str] = option(default_factory=_HUB_IDS.copy, hint="such as {t0: NAME}")
     """Submixture to data set on the hub; columns inputs, targets, task_name, template_type."""
-    revision: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(SUBMIXTURES, "main"))
+    revision: Mapping[str, str] = option(
+        default_factory=lambda: dict.fromkeys(SUBMIXTURES, "main"), hint="such as {t0: NAME}"
+    )
     """Submixture to the commit, tag or branch to read; main where nothing is said. The commit is recorded."""
-    submixtures: Sequence[str] | None = None
+    submixtures: Sequence[str] | None = option(None, hint="such as [cot,t0]")
     """Which to read; null = all."""
     path: str | None = None
     """A folder with one folder per data set, named as on the hub, instead of the hub."""
 
     def validate(self, problems: Problems) -> None:
         super().validate(problems)
-        mappings = [self.has_mapping(key, "{t0: NAME}", problems) for key in ("datasets", "revision")]
-        if isinstance(self.submixtures, str):
-            problems.add("collection.submixtures", self.submixtures, "must be a list", "such as [cot,t0]")
-        if not all(mappings) or isinstance(self.submixtures, str):
-            return
         for key, names in (("submixtures", self.submixtures or ()), ("revision", self.revision)):
             for name in names:
                 if name not in self.datasets:

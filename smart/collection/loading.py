@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,8 @@ import pyarrow as pa
 from smart.collection.check import Part, check
 from smart.collection.schema import Collection
 from smart.collection.tables import fingerprint, hash_texts, keep_rows, later_copies
-from smart.config import Count, Problems, UserError, parse_count
+from smart.config import Count, Problems, UserError, check_options, parse_count
+from smart.config.types import Name
 from smart.runtime.files import hash_bytes
 
 _NUMBER = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?[kKmMbB]?%?")
@@ -74,9 +75,9 @@ class Source(ABC):
     A class that has these methods without inheriting works too, if it has the three options below.
     """
 
-    name: str | None = None
+    name: Name | None = None
     """Stem in the names of artifacts; null = from what is read."""
-    bad_rows: str = "error"
+    bad_rows: Literal["error", "drop"] = "error"
     """"error": rows that cannot be used stop the run; "drop": they are left out, and counted."""
     drop_duplicates: bool = False
     """Keep the first of rows equal in task, template, inputs and targets; they are counted in any case."""
@@ -97,23 +98,11 @@ class Source(ABC):
             UserError: for what the user can fix, such as a file that cannot be read.
         """
 
-    def validate(self, problems: Problems) -> None:
+    def validate(self, problems: Problems) -> None:  # noqa: B027
         """Add every wrong option with `problems.add("collection.NAME", value, what, hint)`; reads no rows.
 
-        The types of the values have been checked, but not what lists and mappings hold. A subclass calls
-        `super().validate(problems)` first: it checks the options of every source, and `seed` where there is one.
+        The values have the types that they are annotated with; see `smart.config.types` for bounds.
         """
-        if self.bad_rows not in ("error", "drop"):
-            problems.add("bad_rows", self.bad_rows, "is unknown", "use error or drop")
-        if (seed := getattr(self, "seed", 0)) < 0:
-            problems.add("collection.seed", seed, "must be at least 0")
-
-    def has_mapping(self, key: str, example: str, problems: Problems) -> bool:
-        """True if an option is a mapping; adds a problem if not."""
-        value = getattr(self, key)
-        if not isinstance(value, Mapping):
-            problems.add(f"collection.{key}", value, "must be a mapping", f"such as {example}")
-        return isinstance(value, Mapping)
 
     def fetch(self) -> None:  # noqa: B027
         """Download what `read` needs, if it is not there. It may be called again.
@@ -134,7 +123,7 @@ def load(options: Source, *, cache: Path | None = None) -> Collection:
         UserError: rows that cannot be used, or a source that cannot be read.
     """
     problems = Problems()
-    options.validate(problems)
+    check_options(options, problems, "collection.")
     problems.raise_if_any()
     reading = options.read(cache)
     train = _Split.of("train", reading.train, options)

@@ -14,7 +14,8 @@ import pyarrow as pa
 from smart.collection.check import Part
 from smart.collection.loading import HeldOut, Reading, Source
 from smart.collection.render import closed_set, draw_templates, task_rng
-from smart.config import ConfigError, Problems, UserError
+from smart.config import ConfigError, Problems, UserError, option
+from smart.config.types import Positive, Seed
 from smart.runtime.files import hash_bytes
 from smart.runtime.progress import progress
 
@@ -35,12 +36,12 @@ class NaturalInstructions(Source):
     """The folder."""
     split: str = "default"
     """Which of FOLDER/splits to follow; its train tasks are the pool."""
-    max_per_task: int | None = 1000
+    max_per_task: Positive | None = option(1000, hint="null takes all")
     """Instances of each task at most, drawn by the seed; null = all."""
     validation: str | int | None = None
     """"test": the split's test tasks, which the pool does not have; or a number of rows or a share (2000, 2%) to
     take out of the pool at random; null = none."""
-    seed: int = 23
+    seed: Seed = 23
     """Draws instances, templates and validation. Not the run's seed: a sweep over seeds keeps one pool."""
 
     def validate(self, problems: Problems) -> None:
@@ -51,8 +52,6 @@ class NaturalInstructions(Source):
             for needed in (self._root / "tasks", self._list("train")):
                 if not needed.exists():
                     problems.add("collection.path", self.path, f"there is no {needed}")
-        if self.max_per_task is not None and self.max_per_task < 1:
-            problems.add("collection.max_per_task", self.max_per_task, "must be at least 1", "null takes all")
         try:
             if self.validation not in (None, TEST) and HeldOut.of(self.validation, self.seed) is None:
                 hint = "use test, a number of rows such as 2000, or a share such as 2%"

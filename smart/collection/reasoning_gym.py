@@ -22,6 +22,7 @@ from smart.collection.loading import Reading, Source
 from smart.collection.render import closed_set, draw_shots, draw_templates, few_shot, task_rng
 from smart.collection.schema import LABELS, TEXTS
 from smart.config import Problems, UserError, nearest
+from smart.config.types import Positive, Seed
 from smart.runtime.files import atomic_file
 from smart.runtime.manifest import make_key
 from smart.runtime.progress import progress
@@ -78,19 +79,17 @@ _Instance = tuple[str, str]
 class ReasoningGym(Source):
     """Generated reasoning tasks: 93 generators in 12 categories, each a task of its own size."""
 
-    seed: int = 23
+    seed: Seed = 23
     """Draws instances, sizes and templates. Not the run's seed: a sweep over seeds keeps one pool."""
-    min_rows: int = 30
+    min_rows: Positive = 30
     """Size of the smallest task; the others grow geometrically, in an order drawn by the seed."""
-    max_rows: int = 2000
+    max_rows: Positive = 2000
     """Size of the largest. Tasks with a slow generator, or with few different questions, stay smaller."""
     tasks: Sequence[str] | None = None
     """Generators to use; null = all."""
 
     def validate(self, problems: Problems) -> None:
         super().validate(problems)
-        if self.min_rows < 1:
-            problems.add("collection.min_rows", self.min_rows, "must be at least 1")
         if self.max_rows < self.min_rows:
             problems.add(
                 "collection.max_rows", self.max_rows, f"is below collection.min_rows={self.min_rows}"

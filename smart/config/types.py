@@ -97,7 +97,7 @@ def describe(kind: Any) -> str:
         inner = [one for one in get_args(kind) if one is not ...]
         return f"a list of {_plural(inner[0])}" if inner else "a list"
     if get_origin(kind) in (dict, Mapping):
-        return "a mapping such as {key: value}"
+        return "a mapping"
     if is_dataclass(kind):
         return "a mapping of options"
     return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from smart.collection import Source
-from smart.config import Count, Problems, check_options, deciding, option
+from smart.config import Count, Problems, UserError, check_options, deciding, option
 from smart.config.options import check_arguments
 from smart.config.types import Folder, Positive, RowCount, Rows
 from smart.embedding import Encoder, Precomputed
@@ -52,6 +53,19 @@ class FunctionChoice:
     def single_threaded(self) -> bool:
         return self._says("single_threaded", False)
 
+    @contextmanager
+    def explained(self, key: str) -> Iterator[None]:
+        """Turn what a function of the user's own raises into one line; an error of ours stays a traceback."""
+        try:
+            yield
+        except (ValueError, TypeError, AttributeError, IndexError) as error:
+            if str(self.config.get("_target_", "")).startswith("smart."):
+                raise
+            raise UserError(
+                f"{key}={self.name}: {type(error).__name__}: {error}",
+                "smart.submodular.check_set_function tells what is wrong with a function",
+            ) from error
+
     def _says(self, name: str, otherwise: bool) -> bool:
         return bool(getattr(getattr(self.make, "func", self.make), name, otherwise))
 
@@ -88,6 +102,11 @@ def _instantiate(part: Any, key: str, problems: Problems) -> Any:
 
     if not isinstance(part, Mapping) or "_target_" not in part:
         problems.add(key, part, "must be a mapping with _target_", f"choose a file of conf/{key}")
+        return None
+    missing = [name for name, value in part.items() if value == "???"]
+    for name in missing:
+        problems.add(f"{key}.{name}", "???", "is needed", f"set {key}.{name}=…")
+    if missing:
         return None
     try:
         return instantiate(dict(part))

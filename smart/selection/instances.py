@@ -30,9 +30,10 @@ def choose_rows(config: SelectConfig, pool: Pool, vectors: Vectors | None, tasks
     if vectors is not None and config.instance_fn.needs_vectors:
         cache = config.cache / "orderings"
         try:
-            orders = order_groups(
-                make_orderer(config), vectors, groups.offsets, wanted, cache, config.cores()
-            )
+            with config.instance_fn.explained("instance_fn"):
+                orders = order_groups(
+                    make_orderer(config), vectors, groups.offsets, wanted, cache, config.cores()
+                )
         except MemoryLimitError as error:
             raise UserError(f"instance_fn={config.instance_fn.name}: {error}") from error
     else:

@@ -42,10 +42,8 @@ def budget_tasks(
         Infeasible: where the selected tasks hold fewer rows than `budget`.
     """
     fn, groups = config.fn, pool.groups
-    if fn.needs_vectors:
-        chosen = maximize(fn.make(task_means), budget=num_tasks, threads=config.cores())
-        gains: np.ndarray | None = chosen.gains
-    else:
-        chosen = maximize(fn.make(n=len(groups.tasks), seed=config.seed), budget=num_tasks)
-        gains = None
+    with fn.explained("fn"):
+        f = fn.make(task_means) if fn.needs_vectors else fn.make(n=len(groups.tasks), seed=config.seed)
+        chosen = maximize(f, budget=num_tasks, threads=config.cores())
+    gains = chosen.gains if fn.needs_vectors else None
     return distribute(groups.tasks, groups.sizes, chosen.order, gains, config.weighting, budget)

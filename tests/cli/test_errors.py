@@ -61,8 +61,14 @@ def nothing_half_written(root: Path) -> bool:
         ("budget=", "budget"),
         ("encoder=minilm encoder.max_length=abc", "encoder.max_length=abc: must be a whole number"),
         ("collection.seed=abc collection.validation=5%", "collection.seed=abc: must be a whole number"),
-        ("collection.seed=-1 collection.validation=5%", "collection.seed=-1: must be at least 0"),
-        ("collection.columns=5", "collection.columns=5: must be a mapping; such as {inputs: question}"),
+        (
+            "collection.seed=-1 collection.validation=5%",
+            "collection.seed=-1: must be a whole number, at least 0",
+        ),
+        (
+            "collection.columns=5",
+            "collection.columns=5: must be a mapping or null; such as {inputs: question}",
+        ),
         ("encoder=precomputed encoder.path=5", "encoder.path=5: must be text"),
         ("weighting=proportional weighting.cap=abc", "weighting.cap=abc: must be a whole number"),
         ("fn.tradeoff=abc", "fn.tradeoff=abc: must be a number"),

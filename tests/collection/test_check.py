@@ -97,5 +97,5 @@ def test_duplicates_are_counted_and_dropped_when_asked(tmp_path: Path) -> None:
 
 def test_unknown_bad_rows(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", rows(3))
-    with pytest.raises(UserError, match="bad_rows=ignore: is unknown; use error or drop"):
+    with pytest.raises(UserError, match="bad_rows=ignore: must be one of error, drop"):
         load(Files(path=str(path), bad_rows="ignore"))

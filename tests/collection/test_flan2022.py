@@ -228,8 +228,14 @@ for name in ("t0", "niv2"):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"revision": "main"}, r"collection\.revision=main: must be a mapping; such as \{t0: NAME\}"),
-        ({"submixtures": "cot"}, r"collection\.submixtures=cot: must be a list; such as \[cot,t0\]"),
+        (
+            {"revision": "main"},
+            r"collection\.revision=main: must be a mapping; such as \{t0: NAME\}",
+        ),
+        (
+            {"submixtures": "cot"},
+            r"collection\.submixtures=cot: must be a list of texts or null; such as \[cot,t0\]",
+        ),
     ],
 )
 def test_mappings_and_lists(options: dict[str, Any], message: str) -> None:

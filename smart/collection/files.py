@@ -21,7 +21,7 @@ from smart.config import ConfigError, Problems, UserError, nearest, option
 from smart.config.types import Seed
 from smart.runtime.files import hash_file
 
-Paths = str | int | Sequence[str] | None
+Paths = str | int | float | Sequence[str] | None
 """Values of an option that names files. A number counts rows instead."""
 
 
@@ -42,7 +42,7 @@ class Files(Source):
     """Rows to leave out: a column of text of the files, and globs of its values, e.g. {task_name: ["wic_*"]}."""
     submixture: str = "files"
     """The submixture of files without such a column."""
-    validation: str | int | Sequence[str] | None = None
+    validation: str | int | float | Sequence[str] | None = None
     """A file, glob or list; or a number of rows or a share (2000, 2%) to take out of the pool at random."""
     seed: Seed = 23
     """Draws the rows taken out for validation. Not the run's seed: a sweep over seeds keeps one pool."""

@@ -38,7 +38,7 @@ class NaturalInstructions(Source):
     """Which of FOLDER/splits to follow; its train tasks are the pool."""
     max_per_task: Positive | None = option(1000, hint="null takes all")
     """Instances of each task at most, drawn by the seed; null = all."""
-    validation: str | int | None = None
+    validation: str | int | float | None = None
     """"test": the split's test tasks, which the pool does not have; or a number of rows or a share (2000, 2%) to
     take out of the pool at random; null = none."""
     seed: Seed = 23

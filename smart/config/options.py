@@ -18,7 +18,18 @@ from dataclasses import MISSING, dataclass, field
 from functools import cache, partial, reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
@@ -28,6 +39,10 @@ from smart.config.types import describe
 Options = TypeVar("Options")
 Role = Literal["decides", "input", "free"]
 """decides: its value stands in the key. input: the content that it names does. free: no result depends on it."""
+Kind: TypeAlias = Any
+"""A type as an annotation spells it, such as `int | None`; Python has no narrower type for these."""
+Values: TypeAlias = Mapping[str, Any]
+"""Key → plain value of YAML."""
 _OPTION = "option"
 INTERNAL = "internal"
 """In the metadata of a field that is no option."""
@@ -48,7 +63,7 @@ class OptionInfo:
     """Whether it stands in the names of a grid's runs; free options don't, but for a few that always did."""
     hint: str = ""
     """Added to the message about a wrong value."""
-    build: Callable[[Mapping[str, Any], str, str, Problems], object] | None = None
+    build: Callable[[Values, str, str, Problems], object] | None = None
     """Makes the value from its part of the configuration: build(part, name of the choice, key, problems)."""
     replaces: str | None = None
     """The option whose place it took."""
@@ -84,17 +99,17 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-def info_of(declared: dataclasses.Field[Any]) -> OptionInfo:
+def info_of(declared: dataclasses.Field[object]) -> OptionInfo:
     """What a field declares; a plain one decides."""
     return declared.metadata.get(_OPTION) or OptionInfo()
 
 
-def declared(cls: Any) -> dict[str, tuple[dataclasses.Field[Any], OptionInfo]]:
+def declared(cls: type) -> dict[str, tuple[dataclasses.Field[object], OptionInfo]]:
     """Name → field and OptionInfo of every option of a dataclass."""
     return {one.name: (one, info_of(one)) for one in dataclasses.fields(cls) if INTERNAL not in one.metadata}
 
 
-def default_of(one: dataclasses.Field[Any]) -> Any:
+def default_of(one: dataclasses.Field[object]) -> Any:
     """The default of a field; MISSING where it has none."""
     return one.default_factory() if one.default_factory is not MISSING else one.default
 
@@ -102,14 +117,14 @@ def default_of(one: dataclasses.Field[Any]) -> Any:
 # Keys
 
 
-def deciding(options: Any, parts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def deciding(options: object, parts: Values | None = None) -> dict[str, object]:
     """The part of a result's key that its options decide.
 
     Args:
         options: an instance of a dataclass of options.
         parts: name → configuration, of the options that are built from their part of the configuration.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, (one, info) in declared(type(options)).items():
         value = getattr(options, name)
         if info.role != "decides" or (info.only_with and not getattr(options, info.only_with)):
@@ -126,20 +141,20 @@ def deciding(options: Any, parts: Mapping[str, Any] | None = None) -> dict[str, 
     return found
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value):
         return deciding(value)
     return str(value) if isinstance(value, Path) else value
 
 
-def asked(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def asked(cls: type, values: Values) -> dict[str, object]:
     """The part of a composed configuration that names a run of a grid: what was asked for, before it is read.
 
     Args:
         cls: the dataclass of options that the configuration fills.
         values: the configuration, as composed.
     """
-    kept: dict[str, Any] = {}
+    kept: dict[str, object] = {}
     known = declared(cls)
     kinds = _kinds(cls)
     for name, value in values.items():
@@ -158,14 +173,14 @@ def asked(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _without_added(part: Any) -> Any:
+def _without_added(part: object) -> object:
     """A part of the configuration without the options that were added to its class and are at their default."""
     if not isinstance(part, Mapping) or "_target_" not in part:
         return part
     from hydra.utils import get_object
 
     target = get_object(str(part["_target_"]))
-    if dataclasses.is_dataclass(target):
+    if isinstance(target, type) and dataclasses.is_dataclass(target):
         added = {name: default_of(one) for name, (one, info) in declared(target).items() if info.added}
     else:
         names: Sequence[str] = getattr(target, "added_options", ())
@@ -179,12 +194,12 @@ def _without_added(part: Any) -> Any:
 
 def read_options(
     cls: type[Options],
-    values: Mapping[str, Any],
+    values: Values,
     problems: Problems,
     *,
     prefix: str = "",
     choices: Mapping[str, str] | None = None,
-    extra: Mapping[str, Any] | None = None,
+    extra: Values | None = None,
 ) -> Options | None:
     """Make a dataclass of options from a plain configuration, checking every type.
 
@@ -203,7 +218,7 @@ def read_options(
     for name in values:
         if name not in known:
             problems.add(prefix + name, values[name], f"no such key. {nearest(name, known)}")
-    made: dict[str, Any] = dict(extra or {})
+    made: dict[str, object] = dict(extra or {})
     # The cache wants a Hashable, which a type variable is not known to be.
     kinds, adapters = _kinds(cast("type", cls)), _adapters(cast("type", cls))
     for name, (one, info) in known.items():
@@ -219,17 +234,26 @@ def read_options(
             made[name] = read_options(nested, value, problems, prefix=f"{key}.")
         else:
             made[name] = _checked(adapters[name], value, key, info.hint, problems)
-    if len(problems.found) > before:
+    if any(one.default is MISSING and name not in made for name, (one, _) in known.items()):
         return None
     options = cls(**made)
-    _validate(options, problems)
+    _validate(options, problems, before)
     return options if len(problems.found) == before else None
 
 
-def _validate(options: Any, problems: Problems) -> None:
+def _validate(options: object, problems: Problems, before: int) -> None:
+    """Add what the options' own `validate` finds, beside wrong types since `before`, so that all come together."""
     validate = getattr(options, "validate", None)
-    if validate is not None:
-        validate(problems)
+    if validate is None:
+        return
+    own, wrong_types = Problems(), problems.found[before:]
+    try:
+        validate(own)
+    except Exception:
+        if not wrong_types:
+            raise  # else a comparison of a wrong type, which has been told
+    told = {line.partition("=")[0] for line in wrong_types}
+    problems.found += [line for line in own.found if line.partition("=")[0] not in told]
 
 
 def check_options(options: object, problems: Problems, prefix: str = "") -> None:
@@ -248,31 +272,30 @@ def check_options(options: object, problems: Problems, prefix: str = "") -> None
                 check_options(value, problems, f"{prefix}{name}.")
             else:
                 _checked(adapters[name], value, prefix + name, info.hint, problems)
-    if len(problems.found) == before:  # a comparison of wrong types would be a traceback
-        _validate(options, problems)
+    _validate(options, problems, before)
 
 
 @dataclass(frozen=True)
 class _Adapter:
-    kind: Any
+    kind: Kind
     adapter: TypeAdapter[Any]
 
 
 @cache
-def _adapters(cls: Any) -> dict[str, _Adapter]:
+def _adapters(cls: type) -> dict[str, _Adapter]:
     hints = get_type_hints(cls, include_extras=True)
     return {
         name: make_adapter(hints[name]) for name, (_, info) in declared(cls).items() if info.build is None
     }
 
 
-def make_adapter(kind: Any) -> _Adapter:
+def make_adapter(kind: Kind) -> _Adapter:
     """A strict checker of one type."""
     config = ConfigDict(strict=True, arbitrary_types_allowed=True)
     return _Adapter(kind, TypeAdapter(_with_instances(kind), config=config))
 
 
-def _with_instances(kind: Any) -> Any:
+def _with_instances(kind: Kind) -> Any:
     """Options inside options are checked when they are made, so that here an instance is enough."""
     if get_origin(kind) in (Union, types.UnionType):
         return reduce(or_, (_with_instances(one) for one in get_args(kind)))
@@ -287,21 +310,21 @@ def _must_be(kind: type, value: Any) -> Any:
     return value
 
 
-def _checked(checker: _Adapter, value: Any, key: str, hint: str, problems: Problems) -> Any:
+def _checked(checker: _Adapter, value: object, key: str, hint: str, problems: Problems) -> Any:
     try:
         read = checker.adapter.validate_python(value)
     except ValidationError as error:
         said = [str(one["ctx"]["error"]) for one in error.errors() if one["type"] == "value_error"]
         what = said[0] if said else f"must be {describe(checker.kind)}"
         problems.add(key, value, what, _hint_for(value, checker.kind, hint))
-        return None
+        return value
     return value if read == value and not isinstance(value, list) else read  # 1 stays 1 where 1.0 is as good
 
 
 _SPOKEN = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
 
 
-def _hint_for(value: Any, kind: Any, hint: str) -> str:
+def _hint_for(value: object, kind: Kind, hint: str) -> str:
     close = difflib.get_close_matches(str(value), [str(one) for one in _literals(kind)], n=1)
     if isinstance(value, str) and close:
         return f"did you mean {close[0]}?"
@@ -310,16 +333,16 @@ def _hint_for(value: Any, kind: Any, hint: str) -> str:
     return hint
 
 
-def _members(kind: Any) -> tuple[Any, ...]:
+def _members(kind: Kind) -> tuple[Kind, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
-def _literals(kind: Any) -> list[Any]:
+def _literals(kind: Kind) -> list[object]:
     return [value for one in _members(kind) if get_origin(one) is Literal for value in get_args(one)]
 
 
 @cache
-def _kinds(cls: Any) -> dict[str, type]:
+def _kinds(cls: type) -> dict[str, type]:
     """Name → dataclass, of the options that are dataclasses themselves."""
     found = {}
     for name, kind in get_type_hints(cls).items():
@@ -329,9 +352,7 @@ def _kinds(cls: Any) -> dict[str, type]:
     return found
 
 
-def check_arguments(
-    make: Callable[..., Any], given: Mapping[str, Any], problems: Problems, prefix: str
-) -> None:
+def check_arguments(make: Callable[..., Any], given: Values, problems: Problems, prefix: str) -> None:
     """Add every argument that `make` does not take, or whose value is not of the annotated type.
 
     For what is built later, such as a set function that still waits for its vectors.

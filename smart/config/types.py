@@ -97,12 +97,15 @@ def describe(kind: Any) -> str:
         inner = [one for one in get_args(kind) if one is not ...]
         return f"a list of {_plural(inner[0])}" if inner else "a list"
     if get_origin(kind) in (dict, Mapping):
-        return "a mapping"
+        held = [one for one in get_args(kind)[1:] if one is not Any]
+        return f"a mapping to {_plural(held[0])}" if held else "a mapping"
     if is_dataclass(kind):
         return "a mapping of options"
     return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def _plural(kind: Any) -> str:
+    if get_origin(kind) in (list, tuple, Sequence):
+        return f"lists of {_plural(get_args(kind)[0])}"
     words = {str: "texts", int: "whole numbers", float: "numbers"}
     return words.get(kind, "values")

@@ -7,10 +7,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from smart.runtime.memory import peak_memory
 from smart.runtime.progress import progress
@@ -27,17 +26,21 @@ class CheckpointCallback(TrainerCallback):
         self._eval_steps = eval_steps
         self._keep = keep
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         if self._eval_steps is not None:
             last = state.global_step == state.max_steps
             control.should_evaluate = last or state.global_step % self._eval_steps == 0
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()  # each process has written a file of its own
         if state.is_world_process_zero:
-            folder = Path(args.output_dir)
+            folder = Path(str(args.output_dir))
             checkpoints.seal(folder / f"checkpoint-{state.global_step}")
             checkpoints.prune(folder, self._keep)
 
@@ -52,12 +55,21 @@ class ProgressCallback(TrainerCallback):
         size = self._order.batch_size
         return int(self._order.lengths[self._order.stream[first * size : last * size]].sum())
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         total, done = self._tokens(0, state.max_steps), self._tokens(0, state.global_step)
         self._bar = progress(total=total, initial=done, desc="Training", unit=" tokens")
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if "loss" in (logs or {}):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        if logs and "loss" in logs:
             self._bar.set_postfix(
                 step=f"{state.global_step}/{state.max_steps}",
                 loss=f"{logs['loss']:.3f}",
@@ -66,7 +78,9 @@ class ProgressCallback(TrainerCallback):
             )
             self._bar.update(self._tokens(state.global_step - 1, state.global_step))
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         self._bar.close()
 
 
@@ -80,7 +94,7 @@ class PreemptionCallback(TrainerCallback):
     def watched(self) -> Iterator[None]:
         """Take the signals inside, and give them back after."""
 
-        def catch(number: int, _: Any) -> None:
+        def catch(number: int, _: object) -> None:
             self.caught = True
             log.warning("%s: saving after this step, then stopping.", signal.Signals(number).name)
 
@@ -91,7 +105,9 @@ class PreemptionCallback(TrainerCallback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         if args.world_size > 1:
             from accelerate.utils import reduce
 

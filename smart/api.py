@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from smart import evaluation, experiment, selection, training
-from smart.config import UserError, compose, read_config
-from smart.experiment.grid import spell
+from smart.config import UserError, compose, conf_dir, read_config
+from smart.experiment.grid import gather_overrides, quoted, spell
 from smart.runtime.common_config import CommonConfig
+from smart.runtime.logs import captured_log
 
 Config = TypeVar("Config", bound=CommonConfig)
 _OF_COMMANDS = ("plan", "fetch_only", "compare", "run")
@@ -28,17 +30,20 @@ def select(*overrides: str, **options: object) -> selection.SelectedMixture:
         ConfigError: with every wrong value.
         Infeasible: where the pool or the selected tasks hold fewer rows than the budget.
     """
-    return selection.select(_read("select", selection.SelectConfig, overrides, options))
+    with captured_log():
+        return selection.select(_read("select", selection.SelectConfig, overrides, options))
 
 
 def train(*overrides: str, **options: object) -> training.TrainedAdapter:
     """Fine-tune on a mixture, or find it done; as `python train.py`. Arguments as `select` takes them."""
-    return training.train(_read("train", training.TrainConfig, overrides, options))
+    with captured_log():
+        return training.train(_read("train", training.TrainConfig, overrides, options))
 
 
 def evaluate(*overrides: str, **options: object) -> evaluation.EvaluationScores:
     """Score an adapter or a model, or find it scored; as `python evaluate.py`. Arguments as `select` takes them."""
-    return evaluation.evaluate(_read("evaluate", evaluation.EvaluateConfig, overrides, options))
+    with captured_log():
+        return evaluation.evaluate(_read("evaluate", evaluation.EvaluateConfig, overrides, options))
 
 
 def reproduce(*overrides: str, **options: object) -> Path:
@@ -46,20 +51,31 @@ def reproduce(*overrides: str, **options: object) -> Path:
 
     Keys of stages go through `overrides`: "select.budget=5k,10k".
     """
-    prefixes = tuple(f"{stage}." for stage in ("select", "train", "evaluate"))
-    of_stages = [word for word in overrides if word.startswith(prefixes)]
-    own = [word for word in overrides if word not in of_stages]
-    config = _read("reproduce", experiment.ReproduceConfig, own, {**options, "overrides": of_stages})
-    return experiment.reproduce(config)
+    with captured_log():
+        config = _read("reproduce", experiment.ReproduceConfig, gather_overrides(overrides), options)
+        return experiment.reproduce(config)
 
 
-def _read(
-    command: str, cls: type[Config], overrides: tuple[str, ...] | list[str], options: dict[str, object]
-) -> Config:
+def _read(command: str, cls: type[Config], overrides: Sequence[str], options: Mapping[str, object]) -> Config:
+    words = [f"{key}={_spell(key, value)}" for key, value in options.items() if not _is_unset(key, value)]
+    config = read_config(cls, compose(command, [*overrides, *words], cls))
     for name in _OF_COMMANDS:
-        if options.get(name):
-            raise UserError(f"{name}={options[name]}: is for the command line", f"use python {command}.py")
-    words = [
-        f"{key}={spell(str(value) if isinstance(value, Path) else value)}" for key, value in options.items()
-    ]
-    return read_config(cls, compose(command, [*overrides, *words]))
+        if value := getattr(config, name, None):
+            raise UserError(f"{name}={value}: is for the command line", f"use python {command}.py")
+    return config
+
+
+def _is_unset(key: str, value: object) -> bool:
+    """A group that is None keeps its default."""
+    return value is None and _is_group(key)
+
+
+def _is_group(key: str) -> bool:
+    return (conf_dir() / key).is_dir()
+
+
+def _spell(key: str, value: object) -> str:
+    """As the command line takes it; text stays text, whatever it looks like."""
+    if isinstance(value, Path):
+        value = str(value)
+    return quoted(value) if isinstance(value, str) and not _is_group(key) else spell(value)

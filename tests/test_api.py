@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
 import smart
-from smart.config import ConfigError, Infeasible, UserError
+from smart import api
+from smart.config import ConfigError, Infeasible, UserError, compose
+from smart.training import TrainConfig
 from tests.commands import Command
 
 
@@ -41,6 +46,25 @@ def test_mistakes_are_exceptions(collection: Path, tmp_path: Path) -> None:
         files(budget=577)
     with pytest.raises(UserError, match="is for the command line"):
         files(plan=True)
+    with pytest.raises(UserError, match="is for the command line"):
+        smart.select("plan=true", f"collection.path={collection}", collection="files")
+    with pytest.raises(ConfigError, match="Did you mean graphcut"):
+        files(fn="grafcut")
+    with pytest.raises(ConfigError, match="no such key"):
+        files(bugdet=5)
+
+
+def test_text_stays_text(tmp_path: Path) -> None:
+    for text in ("2024", "1e5", "true", "null", "it's", "back\\", "a b"):
+        words = {"separator": text, "mixture": tmp_path, "model": "tiny_llama"}
+        assert api._read("train", TrainConfig, [], words).separator == text
+
+
+def test_beside_another_hydra_program(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("theirs: 1\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert compose("select", ["budget=7"]).values["budget"] == 7
+        assert hydra_compose("config").theirs == 1
 
 
 def test_from_a_mixture_to_scores(collection: Path, tmp_path: Path) -> None:
@@ -53,11 +77,6 @@ def test_from_a_mixture_to_scores(collection: Path, tmp_path: Path) -> None:
     assert adapter.manifest["counts"]["steps"] == 2
     assert not adapter.found
     assert smart.train(*small, mixture=mixture.path, model="tiny_llama", max_steps=2, **place).found
-    rows = tmp_path / "unseen.jsonl"
-    rows.write_text(json.dumps({}))
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     unseen = [{"task_name": "t", "inputs": f"Say {n}", "targets": f"word{n}"} for n in range(3)]
     pq.write_table(pa.Table.from_pylist(unseen), tmp_path / "unseen.parquet")
     scores = smart.evaluate(

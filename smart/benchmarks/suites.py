@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smart.config import Problems, UserError
+from smart.config import Problems, UserError, option
 from smart.config.types import Names, Positive, Whole
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Suite:
     """A list of lm-eval tasks or groups; none is changed but by its number of shots."""
 
     name: str
-    tasks: Names = ()
+    tasks: Names = option((), hint="such as suite.tasks=[mmlu,bbh_zeroshot]")
     """Names as in lm-eval; a group stands for all its tasks."""
     shots: Whole | None = None
     """For tasks that leave the number of shots open, as MMLU does; the tasks of BBH fix their own."""

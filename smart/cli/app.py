@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from smart.cli import sweep
 from smart.cli.errors import FULL_ERROR, exit_code, explain, full_error
+from smart.cli.interrupts import every_interrupt_counts
 from smart.config import Composition, conf_dir, read_config
 from smart.runtime.logs import captured_log
+from smart.runtime.processes import rank
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from omegaconf import DictConfig
 
 Config = TypeVar("Config")
 MULTIRUN = ("-m", "--multirun")
-log = logging.getLogger(__name__)
 
 
 def run_command(name: str, config_class: type[Config], task: Callable[[Config], Path | None]) -> None:
@@ -53,11 +49,19 @@ def run_command(name: str, config_class: type[Config], task: Callable[[Config], 
         _stop(f"{name}: interrupted. What was finished is kept; the same command goes on from there.", 130)
     except Exception as error:
         message = explain(error, config_class)
-        if wanted == "1" or message is None:
+        if message is None:
             raise
+        if wanted == "1":
+            traceback.print_exc()
         _stop(f"{name}: {message}", exit_code(error))
     if failed:
         sys.exit(1)
+
+
+def say(text: str) -> None:
+    """Print, on the main one of the processes that a launcher started."""
+    if rank() == 0:
+        print(text)
 
 
 def _is_flag(argument: str) -> bool:
@@ -88,7 +92,7 @@ class _Job(Generic[Config]):
         from hydra.types import RunMode
 
         hydra = HydraConfig.get()
-        with captured_log() as text, full_error(self.full_error), _every_interrupt_counts():
+        with captured_log() as text, full_error(self.full_error), every_interrupt_counts():
             if hydra.mode == RunMode.MULTIRUN:
                 sweep.run_job(self.name, lambda: self._run(config), hydra, text, self.config_class)
                 return
@@ -101,30 +105,3 @@ class _Job(Generic[Config]):
         from hydra.core.hydra_config import HydraConfig
 
         return self.task(read_config(self.config_class, Composition.of(config, HydraConfig.get())))
-
-
-@contextmanager
-def _every_interrupt_counts() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end, if one was raised inside and swallowed on its way.
-
-    Python drops what is raised in a destructor or in the callback of a weak reference, and a signal may come in
-    the middle of one (drawing with matplotlib runs thousands): without this a Ctrl-C there would end in a 0.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield  # ignored, another's, or not ours to set
-        return
-    interrupted = False
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if interrupted:
-        raise KeyboardInterrupt

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from smart import evaluation
-from smart.cli.app import run_command
+from smart.cli.app import run_command, say
 from smart.evaluation import EvaluateConfig
 from smart.evaluation.compare import compare
 
@@ -24,20 +23,15 @@ def evaluate(config: EvaluateConfig) -> Path | None:
         return folder
     if config.fetch_only:
         evaluation.fetch(config)
-        _say("Everything that this evaluation needs from the hub is there.")
+        say("Everything that this evaluation needs from the hub is there.")
         return None
     if config.plan:
-        _say(evaluation.plan(config))
+        say(evaluation.plan(config))
         return None
     scores = evaluation.evaluate(config)
-    _say(scores.summary or "Scored before, with the same model and suite.")
-    _say(f"Scores: {scores.path}\nNext:   python evaluate.py compare=[{scores.path},OTHER_SCORES]")
+    say(scores.summary or "Scored before, with the same model and suite.")
+    say(f"Scores: {scores.path}\nNext:   python evaluate.py compare=[{scores.path},OTHER_SCORES]")
     return scores.path
-
-
-def _say(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(text)
 
 
 if __name__ == "__main__":

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from smart import experiment
 from smart.cli.app import run_command
 from smart.experiment import ReproduceConfig
-from smart.experiment.grid import STAGES, spell
+from smart.experiment.grid import gather_overrides
 
 
 def main() -> None:
     """The command; `--help` lists its keys."""
     sys.argv[1:] = gather_overrides(sys.argv[1:])
     run_command("reproduce", ReproduceConfig, reproduce)
-
-
-def gather_overrides(arguments: Sequence[str]) -> list[str]:
-    """Keys with a stage before them, of which Hydra knows nothing here, become one list that it knows.
-
-    >>> gather_overrides(["table=main", "select.budget=5k,10k"])
-    ['table=main', "overrides=['select.budget=5k,10k']"]
-    """
-    prefixes = tuple(f"{stage}." for stage in STAGES)
-    mine = [argument for argument in arguments if argument.lstrip("+").startswith(prefixes)]
-    rest = [argument for argument in arguments if argument not in mine]
-    return [*rest, f"overrides={spell([argument.lstrip('+') for argument in mine])}"] if mine else rest
 
 
 def reproduce(config: ReproduceConfig) -> Path | None:

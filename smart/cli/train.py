@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from smart import training
-from smart.cli.app import run_command
+from smart.cli.app import run_command, say
 from smart.config import UserError
 from smart.training import TrainConfig
 from smart.training.launch import refuse_sweep
@@ -27,21 +26,18 @@ def train(config: TrainConfig) -> Path | None:
     """Print what was trained and where it lies; returns the adapter's folder, None for a plan or a download."""
     if config.fetch_only:
         training.fetch(config)
-        _say("Everything that this run needs from the hub is there.")
+        say("Everything that this run needs from the hub is there.")
         return None
     if config.plan:
-        _say(training.plan(config))
+        say(training.plan(config))
         return None
     adapter = training.train(config)
+    if adapter.launched:
+        return adapter.path
     if adapter.found:
-        _say("Trained before, from the same configuration and rows.")
-    _say(f"Adapter: {adapter.path}\nNext:    python evaluate.py adapter={adapter.path} suite=paper")
+        say("Trained before, from the same configuration and rows.")
+    say(f"Adapter: {adapter.path}\nNext:    python evaluate.py adapter={adapter.path} suite=paper")
     return adapter.path
-
-
-def _say(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(text)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from smart.config.compose import Composition, compose, conf_dir, read_config
 from smart.config.counts import Count, parse_count
 from smart.config.errors import ConfigError, Infeasible, Problems, UserError, nearest
-from smart.config.options import asked, check_options, deciding, declared, option, read_options
+from smart.config.keys import asked, deciding
+from smart.config.options import declared, option
+from smart.config.reading import check_options, read_options
 
 __all__ = [
     "Composition",

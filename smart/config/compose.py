@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from smart.config.errors import Problems
-from smart.config.options import read_options
+from smart.config.errors import ConfigError, Problems
+from smart.config.explain import explain_composition
+from smart.config.reading import read_options
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -54,22 +55,52 @@ class Composition:
         )
 
 
-def compose(command: str, overrides: Sequence[str] = ()) -> Composition:
+def compose(command: str, overrides: Sequence[str] = (), config_class: type | None = None) -> Composition:
     """What `python COMMAND.py OVERRIDES` would compose.
 
+    Args:
+        config_class: the command's options, for a hint about names that they replaced.
+
     Raises:
-        Hydra's errors: for keys and choices that do not exist.
+        ConfigError: for keys and choices that do not exist.
     """
     from hydra import compose as compose_config
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    here = GlobalHydra.instance().is_initialized()  # not so outside a command, and in a launcher's worker
-    with nullcontext() if here else initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose_config(command, list(overrides), return_hydra_config=True)
+    with _hydra_on_conf():
+        try:
+            config = compose_config(command, list(overrides), return_hydra_config=True)
+        except Exception as error:
+            message = explain_composition(error, config_class)
+            if message is None:
+                raise
+            raise ConfigError(message) from error
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     return Composition.of(ours, config.hydra)
+
+
+@contextmanager
+def _hydra_on_conf() -> Iterator[None]:
+    """Hydra on conf/: the one of this command, with the user's own folders, or a new one beside another program's."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    hydra, before = GlobalHydra.instance(), None
+    if hydra.is_initialized():
+        before = hydra.hydra
+        known = [
+            Path(str(part.path).removeprefix("file://"))
+            for part in hydra.config_loader().get_search_path().get_path()
+        ]
+        if conf_dir() in known:
+            yield
+            return
+        hydra.clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    finally:
+        hydra.hydra = before
 
 
 def read_config(cls: type[Options], composed: Composition) -> Options:

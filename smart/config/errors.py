@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-Result = TypeVar("Result")
 
 
 class UserError(Exception):
@@ -59,14 +56,6 @@ class Problems:
             hint: what to write instead.
         """
         self.found.append(f"{key}={_shown(value)}: {what}" + (f"; {hint}" if hint else ""))
-
-    def attempt(self, check: Callable[..., Result], *values: object) -> Result | None:
-        """check(*values); its ConfigError is kept with the others, and None stands for the result."""
-        try:
-            return check(*values)
-        except ConfigError as error:
-            self.found.append(str(error))
-            return None
 
     def raise_if_any(self) -> None:
         """Raise one ConfigError for all that was found."""

@@ -15,13 +15,17 @@ from smart.config.counts import Count, parse_count
 from smart.config.errors import ConfigError
 
 
-def _path(value: object) -> object:
+def as_path(value: object) -> object:
+    """Text, or the number that names a folder, as a path; empty text as null."""
+    if value == "":
+        return None
     if isinstance(value, int) and not isinstance(value, bool):
         return Path(str(value))  # a folder may be named by a number
     return Path(value).expanduser() if isinstance(value, str) and value else value
 
 
-def _tuple(value: object) -> object:
+def as_tuple(value: object) -> object:
+    """A list as a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -55,9 +59,9 @@ Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Number = Annotated[float, AllowInfNan(False)]
 PositiveNumber = Annotated[float, Gt(0), AllowInfNan(False)]
 Share = Annotated[float, Ge(0), Lt(1)]
-Folder = Annotated[Path, BeforeValidator(_path)]
+Folder = Annotated[Path, BeforeValidator(as_path)]
 """A path, from text."""
-Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 """A tuple of texts, from a list."""
 Name = Annotated[str, AfterValidator(_component)]
 """One component of a path."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from smart.evaluation.config import EvaluateConfig
 from smart.evaluation.dry_run import describe_plan
 from smart.evaluation.job import EvaluationJob, prepare
 from smart.evaluation.scores import describe
-from smart.evaluation.scoring import score
+from smart.evaluation.scoring import check_device, score
 from smart.model.base import fetch as fetch_model
+from smart.runtime import processes
 from smart.runtime.files import write_atomic
 from smart.runtime.locks import locked
 from smart.runtime.logs import log_so_far
@@ -53,10 +53,8 @@ def evaluate(config: EvaluateConfig) -> EvaluationScores:
     Raises:
         UserError: for tasks, data, a model or an adapter that cannot be used.
     """
-    rank = int(os.environ.get("RANK", 0))
-    if rank > 0:
-        logging.getLogger().setLevel(logging.ERROR)
-    job = prepare(config)
+    rank = processes.rank()
+    job = _prepare(config)
     name = f"{job.model.name}-{job.suite.name}-{job.key[:8]}"
     folder = config.output or config.output_root / "scores" / name
     with locked(folder.with_name(f".{folder.name}.lock")) if rank == 0 else contextlib.nullcontext():
@@ -67,20 +65,26 @@ def evaluate(config: EvaluateConfig) -> EvaluationScores:
 
 def plan(config: EvaluateConfig) -> str:
     """What the evaluation would answer and cost, as text; loads no weights."""
-    return describe_plan(prepare(config))
+    return describe_plan(_prepare(config))
 
 
 def fetch(config: EvaluateConfig) -> None:
     """Download the model and the data of the tasks, for machines without a network."""
-    fetch_model(prepare(config).model.base)
+    fetch_model(_prepare(config).model.base)
     if not config.benchmark_data and not config.suite.collection:
         load_suite(config.suite.tasks, config.suite.shots)
+
+
+def _prepare(config: EvaluateConfig) -> EvaluationJob:
+    processes.quieten_others()
+    return prepare(config)
 
 
 def _score_and_track(job: EvaluationJob, folder: Path) -> str:
     """Score, and log to Weights & Biases; returns the table of scores as text."""
     config, before = job.config, job.model.manifest
-    processes, device = _processes()
+    sharing, device = _processes()
+    check_device(job, device)
     if config.threads:
         import torch
 
@@ -88,14 +92,14 @@ def _score_and_track(job: EvaluationJob, folder: Path) -> str:
     flat = {f"select.{key}": value for key, value in before.get("mixture", {}).get("config", {}).items()}
     flat |= {f"train.{key}": value for key, value in before.get("config", {}).items()}
     flat |= {f"evaluate.{key}": value for key, value in config.composed.values.items()}
-    with _tracked(config, folder, flat, before.get("mixture", {}).get("name"), processes.rank) as tracked:
-        results = score(job, folder, processes, device)
+    with _tracked(config, folder, flat, before.get("mixture", {}).get("name"), sharing.rank) as tracked:
+        results = score(job, folder, sharing, device)
         tracked.summary(
             {_metric(row): row["macro"]["value"] for row in results["scores"] if "micro" not in row}
         )
         tracked.summary({_metric(row): row["micro"]["value"] for row in results["scores"] if "micro" in row})
         tracked.artifact(folder, "scores", {"key": job.key})
-    if processes.rank == 0:
+    if sharing.rank == 0:
         write_atomic(folder / LOG_FILE, log_so_far())
     return describe(results["scores"])
 

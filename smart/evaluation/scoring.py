@@ -41,7 +41,6 @@ def score(job: EvaluationJob, folder: Path, processes: Processes, device: torch.
     """
     from smart.evaluation.cached_lm import AnswerStore, CachedLM
 
-    _check_device(job, device)
     started = time.monotonic()
     suite, tokenizer = load_tasks(job)
     check_room(suite, job.model.precision.max_length)
@@ -93,7 +92,7 @@ def _manifest(job: EvaluationJob, content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_device(job: EvaluationJob, device: torch.device) -> None:
+def check_device(job: EvaluationJob, device: torch.device) -> None:
     """Refuse an automatic batch size where no memory limit can be found."""
     if job.model.precision.batch_size == "auto" and device.type == "cpu":
         raise UserError(

@@ -23,8 +23,8 @@ class ReproduceConfig(CommonConfig):
     """Key with its stage before it → value, or a list of values to sweep."""
     seeds: list[Any] = option(default_factory=lambda: [1, 2, 3], role="input", through="grid")
     """Each combination runs once per seed."""
-    baseline: dict[str, Any] = option(default_factory=dict, role="input", through="grid")
-    """Values that make a row the one with which the others are compared."""
+    baseline: dict[str, Any] | None = option(default_factory=dict, role="input", through="grid")
+    """Values that make a row the one with which the others are compared; None: no row."""
     base_model: bool = option(True, role="input", through="grid")
     """Score each model without tuning, too."""
     metrics: Names | None = option(

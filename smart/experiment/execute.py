@@ -31,7 +31,7 @@ class Runner:
     programs: Mapping[str, Sequence[str]]
 
     def run(self, run: StageRun) -> Status:
-        """StageRun one stage unless it is done; returns what became of it. Its output goes to its log."""
+        """Run one stage unless it is done; returns what became of it. Its output goes to its log."""
         self.run_log.logs.mkdir(parents=True, exist_ok=True)
         with locked(self.run_log.logs / f".{run.id}.lock"):  # another driver may be at it
             if is_done(run):
@@ -62,7 +62,7 @@ class Runner:
 def run_missing(
     study: Study, run_log: RunLog, start: Callable[[Sequence[StageRun]], None], tell: Callable[[str], None]
 ) -> None:
-    """StageRun what is not done, stage after stage; what failed before is tried again, what cannot be is not.
+    """Run what is not done, stage after stage; what failed before is tried again, what cannot be is not.
 
     Args:
         start: runs some runs of one stage, in whatever order or place; returns when all have ended.

@@ -105,9 +105,13 @@ def spell(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{spell(item)}" for key, item in value.items()) + "}"
     text = str(value)
-    if _PLAIN.fullmatch(text):
-        return text
-    return "'" + text.replace("\\'", "\\\\'").replace("'", "\\'") + "'"
+    return text if _PLAIN.fullmatch(text) else quoted(text)
+
+
+def quoted(text: str) -> str:
+    """Text in Hydra's quotes, where backslashes before a quote, and at the end, are doubled."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
 
 def heading(key: str) -> str:
@@ -120,3 +124,15 @@ def shown(key: str, value: Any) -> str:
     if value is None:
         return "all" if key == "select.num_tasks" else "null"
     return value if isinstance(value, str) else spell(value)
+
+
+def gather_overrides(arguments: Sequence[str]) -> list[str]:
+    """Keys with a stage before them, of which Hydra knows nothing here, become one list that it knows.
+
+    >>> gather_overrides(["table=main", "select.budget=5k,10k"])
+    ['table=main', "overrides=['select.budget=5k,10k']"]
+    """
+    prefixes = tuple(f"{stage}." for stage in STAGES)
+    mine = [argument for argument in arguments if argument.lstrip("+").startswith(prefixes)]
+    rest = [argument for argument in arguments if argument not in mine]
+    return [*rest, f"overrides={spell([argument.lstrip('+') for argument in mine])}"] if mine else rest

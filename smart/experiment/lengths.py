@@ -107,7 +107,7 @@ def known_texts(
     """
     found: dict[str, Texts] = {}
     known: dict[str, Texts] = {}
-    ordered: set[str | None] = {None}  # what is drawn without vectors is made at once
+    made: set[str | None] = {None}  # vectors and orderings; where there are none, nothing is to be made
     for run in study.runs:
         model = (
             study.config(run).get("model")
@@ -115,10 +115,10 @@ def known_texts(
             or {}
         )
         if run.stage == "select" and run.id in pools:
-            orders = study.configs[run.id].orderings
+            needed = {study.configs[run.id].vectors, study.configs[run.id].orderings}
             sizes = np.diff(pools[run.id][1].groups.offsets).tolist()
-            found[run.id] = Texts(sizes, made=orders in ordered)
-            ordered.add(orders)
+            found[run.id] = Texts(sizes, made=needed <= made)
+            made |= needed
         elif run.stage == "train" and run.source and is_done(run.source):
             name = repr([run.source.id, model])
             known[name] = known.get(name) or mixture_texts(run.source.folder, model)

@@ -19,7 +19,7 @@ class CommonConfig:
     composed: Composition = field(
         default_factory=Composition, repr=False, compare=False, metadata={INTERNAL: True}
     )
-    """What it was read from; no option."""
+    """What it was read from, with the names of the chosen files; no option. `read_config` sets it."""
     output: Folder | None = option(None, role="free")
     """The artifact's own folder; None: a name made from the configuration, under output_root."""
     output_root: Folder = option(Path("outputs"), role="free")

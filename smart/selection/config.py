@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pydantic import AfterValidator
 
 from smart.collection import Source
 from smart.config import Count, Problems, UserError, check_options, deciding, option
-from smart.config.options import check_arguments
+from smart.config.reading import check_arguments
 from smart.config.types import Folder, Positive, RowCount, Rows
 from smart.embedding import Encoder, Precomputed
 from smart.mixture import Weighting
@@ -22,15 +23,15 @@ from smart.submodular.maximize import Optimizer
 from smart.submodular.resources import parse_memory
 
 
-def _memory_limit(value: str | int | None) -> str | int | None:
+def _memory_limit(value: str | float | None) -> str | float | None:
     try:
-        parse_memory(value)
+        parse_memory(int(value) if isinstance(value, float) else value)
     except ValueError as error:
         raise ValueError(str(error).partition(": ")[2]) from error
     return value
 
 
-MemoryLimit = Annotated[str | int | None, AfterValidator(_memory_limit)]
+MemoryLimit = Annotated[str | int | float | None, AfterValidator(_memory_limit)]
 GROUPS = ("collection", "encoder", "fn", "weighting", "instance_fn", "strategy")
 
 
@@ -86,7 +87,10 @@ def _build_function(
         return None
     target = make.func
     before = len(problems.found)
-    check_arguments(target, make.keywords, problems, f"{key}.")
+    parameters = tuple(inspect.signature(target).parameters)
+    needs_vectors = getattr(target, "needs_vectors", True)
+    later = parameters[:1] if needs_vectors else ("n", "seed")
+    check_arguments(target, make.keywords, problems, f"{key}.", later=later)
     check = getattr(target, "check_options", None)
     if check is not None and len(problems.found) == before:
         try:
@@ -109,10 +113,11 @@ def _instantiate(part: Any, key: str, problems: Problems) -> Any:
     if missing:
         return None
     try:
-        return instantiate(dict(part))
+        return instantiate({"_convert_": "all", **part})
     except InstantiationException as error:
         cause = error.__cause__ or error
-        problems.found.append(f"{key}: {part['_target_']} cannot be made ({str(cause).splitlines()[0]})")
+        said = " ".join(line.strip() for line in str(cause).splitlines()[:3])
+        problems.found.append(f"{key}: {part['_target_']} cannot be made ({said})")
         return None
 
 
@@ -177,6 +182,11 @@ class SelectConfig(CommonConfig):
     @property
     def cache(self) -> Path:
         return self.output_root / "cache"
+
+    def memory(self) -> int:
+        """Bytes that orderings may use above the vectors."""
+        limit = self.memory_limit
+        return parse_memory(int(limit) if isinstance(limit, float) else limit)
 
     def deciding(self) -> dict[str, Any]:
         """The options that stand in the mixture's key."""

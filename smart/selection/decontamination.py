@@ -20,7 +20,6 @@ from smart.collection.tables import keep_rows
 from smart.runtime.files import hash_bytes, write_atomic
 from smart.runtime.locks import locked
 
-MODES = ("report", "drop")
 VERSION = 1
 """Raised whenever other rows are found in the same texts."""
 log = logging.getLogger(__name__)

@@ -16,7 +16,6 @@ from smart.selection.config import SelectConfig
 from smart.selection.orderings import PART, SAMPLE, Orderer, order_groups
 from smart.selection.pool import Pool
 from smart.submodular import MemoryLimitError, maximize
-from smart.submodular.resources import parse_memory
 
 
 def choose_rows(config: SelectConfig, pool: Pool, vectors: Vectors | None, tasks: TaskBudgets) -> pa.Table:
@@ -62,7 +61,7 @@ def make_orderer(config: SelectConfig) -> Orderer:
     return Orderer(
         config.instance_fn.make,
         {"fn": config.deciding()["instance_fn"], **settings[config.optimizer]},
-        parse_memory(config.memory_limit),
+        config.memory(),
         config.optimizer,
         config.seed,
         config.instance_fn.single_threaded,

@@ -19,7 +19,7 @@ from smart.runtime.common_config import CommonConfig
 def _named(value: object) -> object:
     if not value:
         raise ValueError("needs a folder, file or hub name")
-    return value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class TrainConfig(CommonConfig):
     """Examples per optimiser step, over all processes and accumulation steps."""
     micro_batch_size: Positive = 8
     """Examples that one process takes through the model at once."""
-    epochs: PositiveNumber = 1.0
+    epochs: PositiveNumber = 1
     max_steps: Positive | None = option(None, hint="leave it null for as many as the epochs need")
     """Optimiser steps; None: as many as `epochs` need."""
     learning_rate: PositiveNumber = 2e-4

@@ -8,16 +8,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from smart.config import Problems, UserError, conf_dir, nearest
+from smart.config import Problems, UserError, conf_dir
+from smart.runtime import processes
 from smart.runtime.common_config import available_cores
 from smart.training.job import World
-
-LAUNCHES = ("ddp", "fsdp_qlora")
-
-
-def is_launched() -> bool:
-    """Whether accelerate launch or torchrun started this process."""
-    return "LOCAL_RANK" in os.environ
 
 
 def world(launch: str | None, num_processes: int | None) -> World:
@@ -29,7 +23,7 @@ def world(launch: str | None, num_processes: int | None) -> World:
     import torch
 
     gpus = torch.cuda.device_count()
-    if is_launched():
+    if processes.is_launched():
         sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
         return World(int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"]), gpus > 0, sharded)
     problems = Problems()
@@ -37,8 +31,6 @@ def world(launch: str | None, num_processes: int | None) -> World:
         problems.add(
             "num_processes", num_processes, "one process is started without launch", "add launch=ddp"
         )
-    if launch is not None and launch not in LAUNCHES:
-        problems.add("launch", launch, f"no such launch. {nearest(launch, LAUNCHES)}")
     size = 1 if launch is None else num_processes or max(1, gpus)
     if not isinstance(size, int) or size < 1 or (gpus and size > gpus):
         problems.add(
@@ -97,7 +89,7 @@ def refuse_sweep(arguments: Sequence[str]) -> None:
     Raises:
         UserError: with the command that sweeps.
     """
-    if is_launched() and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
+    if processes.is_launched() and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
         rest = " ".join(argument for argument in arguments if argument not in ("-m", "--multirun"))
         raise UserError(
             "a sweep cannot run under accelerate launch or torchrun, which would run all of it in every"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from smart.model.base import fetch as fetch_model
+from smart.runtime import processes
 from smart.runtime.files import make_writable, write_atomic
 from smart.runtime.locks import locked
 from smart.runtime.logs import log_so_far
@@ -32,6 +32,8 @@ class TrainedAdapter:
     path: Path
     found: bool = False
     """It was there already."""
+    launched: bool = False
+    """Processes of its own have made it, and said so."""
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -53,9 +55,9 @@ def train(config: TrainConfig) -> TrainedAdapter:
         if config.merge and job.world.rank == 0:
             merge(job, folder)
         return TrainedAdapter(folder, found=True)
-    if config.launch and not launch.is_launched():
+    if config.launch and not processes.is_launched():
         launch.start(config.launch, job.world, config.composed.overrides)
-        return TrainedAdapter(folder)
+        return TrainedAdapter(folder, launched=True)
     lock = (
         locked(folder.with_name(f".{folder.name}.lock")) if job.world.rank == 0 else contextlib.nullcontext()
     )
@@ -80,10 +82,8 @@ def fetch(config: TrainConfig) -> None:
 
 def prepare_job(config: TrainConfig) -> TrainingJob:
     """The job on the processes that take part; those beside the main one only log errors."""
-    world = launch.world(config.launch, config.num_processes)
-    if world.rank > 0:
-        logging.getLogger().setLevel(logging.ERROR)
-    return prepare(config, world)
+    processes.quieten_others()
+    return prepare(config, launch.world(config.launch, config.num_processes))
 
 
 def _fit_and_track(job: TrainingJob, folder: Path) -> None:

@@ -110,6 +110,9 @@ def test_a_traceback_where_it_is_asked_for(
     _, err = start("budget=0", HYDRA_FULL_ERROR="1").communicate(timeout=60)
     assert "Traceback" in err
     assert "ConfigError" in err
+    infeasible = start("budget=577", HYDRA_FULL_ERROR="1")
+    assert "Traceback" in infeasible.communicate(timeout=60)[1]
+    assert infeasible.returncode == 3, "a grid tells such a cell by the code"
 
 
 def test_bad_rows_stop_it_or_are_counted(select: Command, collection: Path, tmp_path: Path) -> None:

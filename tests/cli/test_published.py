@@ -72,7 +72,7 @@ def kept_entries(fn: str) -> list[dict[str, Any]]:
 def write_collection(folder: Path, first: str) -> tuple[Path, Path]:
     """A collection with the published tasks and sizes, and vectors with the published means.
 
-    Rows lie on both sides of their task's mean, in no order; no template type has that mean by itself.
+    Rows lie on both sides of their task's mean, in no order; the means of its template types differ.
 
     Args:
         first: the task that comes first in the pool, and so wins ties.

@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from smart.cli.reproduce import gather_overrides
 from smart.config import conf_dir
 from smart.experiment.config import parse_overrides
-from smart.experiment.grid import Grid
+from smart.experiment.grid import Grid, gather_overrides
 from smart.experiment.run_graph import build
 from smart.experiment.stage_configs import compose_stage
 from tests.commands import Done

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from smart.cli.errors import explain
-from smart.config import Composition, asked, compose, deciding, declared, option, read_config
+from smart.config import Composition, ConfigError, asked, compose, deciding, declared, option, read_config
 from smart.evaluation import EvaluateConfig
 from smart.evaluation.job import prepare as prepare_evaluation
 from smart.experiment import ReproduceConfig
@@ -296,14 +297,13 @@ def test_an_option_that_takes_anothers_place_keeps_its_field_in_the_key() -> Non
     assert deciding(After("chat")) == deciding(Before(chat_template=True))
     assert deciding(After("new")) == {"format": "new"}
     assert asked(After, {"format": "plain"}) == asked(Before, {"chat_template": False})
-    with pytest.raises(Exception, match="pretended") as caught:
-        compose("evaluate", ["pretended=true"])
-    old: Any = dataclasses.make_dataclass(
-        "Old",
-        [("format", str, option("plain", replaces="pretended", stored_as={"plain": False, "chat": True}))],
-    )
-    said = explain(caught.value, old)
-    assert said == "pretended: is now format (pretended=false is format=plain, pretended=true is format=chat)"
+    stored = option("plain", replaces="pretended", stored_as={"plain": False, "chat": True})
+    old: Any = dataclasses.make_dataclass("Old", [("format", str, stored)])
+    with pytest.raises(ConfigError) as caught:
+        compose("evaluate", ["pretended=true"], old)
+    said = "pretended: is now format (pretended=false is format=plain, pretended=true is format=chat)"
+    assert str(caught.value) == said
+    assert explain(cast("Exception", caught.value.__cause__), old) == said, "the frame says the same"
 
 
 def test_defaults_of_the_options_are_those_of_conf() -> None:
@@ -366,3 +366,39 @@ def test_a_grid_fetches_what_each_of_its_cells_needs() -> None:
     assert encoders == {"thenlper/gte-large", "sentence-transformers/all-MiniLM-L6-v2"}
     assert len(selections) == 2
     assert all(study.configs[run.id].vectors for run in selections)
+
+
+def test_an_option_added_to_a_part_leaves_the_runs_of_grids_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raw = dict(compose("select", ["encoder=wordllama", "weighting=uniform"]).raw)
+    before = asked(SelectConfig, raw)
+    for group, place in {
+        "collection": "smart.collection.ReasoningGym",
+        "encoder": "smart.embedding.WordLlama",
+        "weighting": "smart.mixture.Uniform",
+    }.items():
+        module, _, name = place.rpartition(".")
+        target: Any = pretended(getattr(importlib.import_module(module), name))
+        monkeypatch.setattr(place, target)
+        part = {**raw[group], "pretended": False}
+        assert asked(SelectConfig, {**raw, group: part}) == before, group
+        assert asked(SelectConfig, {**raw, group: {**part, "pretended": True}}) != before, group
+
+
+@dataclass(frozen=True)
+class Part:
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class Added:
+    names: tuple[str, ...] = option((), added=True)
+    folder: Path | None = option(Path("x"), added=True)
+    part: Part = option(default_factory=Part, added=True)
+
+
+def test_an_added_option_is_at_its_default_however_yaml_writes_it() -> None:
+    assert asked(Added, {"names": [], "folder": "x", "part": {"size": 1}}) == {}
+    assert asked(Added, {"names": ["a"], "folder": "y", "part": {"size": 2}}) != {}
+    assert deciding(Added(names=("a",), folder=Path("y"))) == {"names": ["a"], "folder": "y"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from smart.config import Composition, ConfigError, Problems, compose, read_config
-from smart.config.options import read_options
+from smart.config.reading import read_options
 from smart.evaluation import EvaluateConfig
 from smart.experiment import ReproduceConfig
 from smart.selection import SelectConfig

@@ -118,7 +118,7 @@ def test_a_plan_writes_nothing_but_its_caches(run, adapter):
         ([], "name one (model=mistral_7b), or an adapter=FOLDER"),
         (
             ["model=tiny_llama", "suite.tasks=mmlu_anatomy"],
-            "suite.tasks=mmlu_anatomy: must be a list of texts",
+            "must be a list of texts; such as suite.tasks=[mmlu,bbh_zeroshot]",
         ),
         (["model=auto"], "must be a hub name or a folder"),
         (["adapter=nothing"], "adapter=nothing: no such folder"),

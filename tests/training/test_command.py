@@ -150,6 +150,7 @@ def test_a_sweep_starts_one_distributed_job_per_run(arguments, tmp_path):
         manifest = json.loads((folder / "manifest.json").read_text())
         assert (manifest["processes"], manifest["status"]) == (2, "finished")
     assert "2 done, 0 failed" in done.stdout
+    assert done.stdout.count("Adapter: ") == 2, "the processes say it, and who started them does not again"
 
 
 def test_a_sweep_under_a_launcher_is_refused(arguments):

@@ -137,7 +137,7 @@ def test_plan_counts_what_peft_counts(runner):
         job = runner.job(model=model)
         size = measure(job)
         loaded = load_model(job.base, weights_source(job.base, runner.models), dtype="float32")
-        adapted = add_adapters(job.base, loaded, job.tuning, seed=0)
+        adapted = add_adapters(job.base, loaded, job.config.tuning, seed=0)
         trainable, total = adapted.get_nb_trainable_parameters()
         assert (size.trainable, size.total) == (trainable, total)
     text = describe_plan(job)

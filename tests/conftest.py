@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
+import absl.logging
 import pytest
 
 pytest_plugins = ["tests.commands"]
@@ -19,6 +21,9 @@ os.environ.update(
     HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false"
 )
 os.environ.pop("WANDB_API_KEY", None)
+
+# A handler of absl's, which rouge_score brings, would close the stream of one test when another sets up logging.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -25,8 +25,8 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Row:
-    """One comparison: a suite, a metric, and what became of it."""
+class Comparison:
+    """A suite and a metric, compared."""
 
     first: str
     second: str
@@ -124,7 +124,7 @@ def _names(read: Mapping[str, list[Scores]]) -> list[str]:
     return names if len(set(names)) == len(names) else list(read)
 
 
-def _compare_pair(read: Mapping[str, list[Scores]], first: str, second: str, seed: int) -> list[Row]:
+def _compare_pair(read: Mapping[str, list[Scores]], first: str, second: str, seed: int) -> list[Comparison]:
     everyone = [*read[first], *read[second]]
     metrics = _shared_metrics(everyone)
     if not metrics:
@@ -143,7 +143,9 @@ def _compare_pair(read: Mapping[str, list[Scores]], first: str, second: str, see
         label += "" if metric.sign > 0 else ", lower is better"
         unit = "tasks" if everyone[0].draws_tasks(metric) else "items"
         count = sum(x.shape[1] for x in a)
-        rows.append(Row(first, second, metric.part, label, count, unit, (means[0], means[1]), difference))
+        rows.append(
+            Comparison(first, second, metric.part, label, count, unit, (means[0], means[1]), difference)
+        )
     return rows
 
 
@@ -180,7 +182,7 @@ def _bullets(text: str) -> str:
     return "".join(f"- {line}\n" for line in text.splitlines())
 
 
-def _write_table(path: Path, rows: Sequence[Row]) -> None:
+def _write_table(path: Path, rows: Sequence[Comparison]) -> None:
     lines = [
         {
             "part": row.part,
@@ -209,7 +211,7 @@ def _write_table(path: Path, rows: Sequence[Row]) -> None:
         writer.writerows(lines)
 
 
-def _draw(path: Path, rows: Sequence[Row]) -> None:
+def _draw(path: Path, rows: Sequence[Comparison]) -> None:
     from matplotlib import pyplot
 
     with style():

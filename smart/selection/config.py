@@ -24,6 +24,8 @@ from smart.submodular.resources import parse_memory
 
 
 def _memory_limit(value: str | float | None) -> str | float | None:
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError("write whole bytes, or a size such as 512MB or 4GB")
     try:
         parse_memory(int(value) if isinstance(value, float) else value)
     except ValueError as error:

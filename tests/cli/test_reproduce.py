@@ -138,8 +138,6 @@ base_model: false
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Arguments for a user's own grid; its stages are fakes, which hand on files made by hand."""
-    from smart.experiment import execute
-
     (tmp_path / "grids" / "table").mkdir(parents=True)
     (tmp_path / "grids" / "table" / "mine.yaml").write_text(MINE)
     scores(tmp_path / "made-evaluate", 0.5, 1, items=30)
@@ -148,7 +146,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines = [f"a,task{n},{n},{3 - n},0.5,{n + 5},{n + 1}" for n in range(3)]
     (tmp_path / "made-select" / "tasks.csv").write_text("\n".join([head, *lines]) + "\n")
     monkeypatch.setenv("TRAPS", str(tmp_path))
-    monkeypatch.setattr(execute, "PROGRAMS", fakes(tmp_path))
+    monkeypatch.setattr("smart.experiment.run.PROGRAMS", fakes(tmp_path))
     return [f"--config-dir={tmp_path / 'grids'}", "table=mine"]
 
 
@@ -177,7 +175,7 @@ def test_table_and_figures_go_to_a_summary_run_of_the_grids_group(
 
     seen: dict[str, object] = {}
 
-    class Recorder(tracking.Run):
+    class Recorder(tracking.TrackedRun):
         def table(self, name: str, columns: object, rows: object) -> None:
             seen[name] = columns, rows
 
@@ -189,7 +187,7 @@ def test_table_and_figures_go_to_a_summary_run_of_the_grids_group(
         seen.update(about, group=tracker.group)
         yield Recorder()
 
-    monkeypatch.setattr(tracking, "track", track)
+    monkeypatch.setattr("smart.experiment.run.track", track)
     assert reproduce(*own).code == 0
     assert (seen["job_type"], seen["group"]) == ("table", "mine")
     columns, rows = seen["scores"]  # type: ignore[misc]

@@ -38,7 +38,7 @@ BASES = [
     ("reproduce", "table=budget"),
 ]
 WRONG: list[Any] = ["abc", -1, [1], 1.5, True, {"x": 1}]
-FOLDERS = {"output", "output_root", "heldout_data", "benchmark_data", "adapter", "reference"}
+FOLDERS = {"mixture", "output", "output_root", "heldout_data", "benchmark_data", "adapter", "reference"}
 """A folder may have any name, and be named by a number."""
 TEXTS = {
     *("entity", "group", "project", "tokenizer", "revision", "prefix", "name", "title", "run", "separator"),

@@ -192,7 +192,7 @@ def test_the_run_is_tracked_with_the_stages_before_it(arguments, adapter, monkey
 
     seen: dict = {}
 
-    class Recorder(tracking.Run):
+    class Recorder(tracking.TrackedRun):
         def summary(self, values):
             seen.setdefault("summary", {}).update(values)
 
@@ -201,7 +201,7 @@ def test_the_run_is_tracked_with_the_stages_before_it(arguments, adapter, monkey
         seen.update(about, group=tracker.group)
         yield Recorder()
 
-    monkeypatch.setattr(tracking, "track", track)
+    monkeypatch.setattr("smart.evaluation.run.track", track)
     manifest = {
         "status": "finished",
         "mixture": {"name": "mix", "config": {"budget": "25k"}},

@@ -100,7 +100,7 @@ def _hydra_on_conf() -> Iterator[None]:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             yield
     finally:
-        hydra.hydra = before
+        GlobalHydra.instance().hydra = before  # leaving may have made another instance
 
 
 def read_config(cls: type[Options], composed: Composition) -> Options:

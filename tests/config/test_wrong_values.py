@@ -37,7 +37,7 @@ BASES = [
     ("evaluate", "model=tiny_llama"),
     ("reproduce", "table=budget"),
 ]
-WRONG: list[Any] = ["abc", -1, [1], 1.5, True, {"x": 1}]
+WRONG: list[Any] = ["abc", -1, [1], 1.5, True]
 FOLDERS = {"mixture", "output", "output_root", "heldout_data", "benchmark_data", "adapter", "reference"}
 """A folder may have any name, and be named by a number."""
 TEXTS = {
@@ -77,7 +77,6 @@ def is_right(key: tuple[str, ...], value: Any, default: Any) -> bool:
         or (last in NUMBERS and value == 1.5)
         or (key == ("four_bit",) and value is True)
         or (key == ("seeds",) and value == [1])
-        or (last in FREE_FORM and value == {"x": 1} and last != "heldout")
     )
 
 

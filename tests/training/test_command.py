@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from smart.config import ConfigError, compose, read_config
+from smart.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -164,14 +168,20 @@ def test_mistakes_are_one_line_each(arguments):
     assert "Did you mean tiny_llama?" in done.stderr
     done = run("train.py", *arguments[1:], "batch_size=10", code=1)
     assert done.stderr.strip().startswith("train: mixture=null: needs a folder")
-    done = run("train.py", *arguments, "launch=dpp", code=1)
-    assert "Did you mean ddp?" in done.stderr
-    done = run("train.py", *arguments, "model=auto", code=1)
-    assert done.stderr.strip() == "train: model.name=???: must be a hub name or a folder"
-    done = run("train.py", *arguments, "batch_size=abc", code=1)
-    assert done.stderr.strip() == "train: batch_size=abc: must be a whole number"
-    done = run("train.py", *arguments, "tuning.schedule=cosin", code=1)
-    assert done.stderr.startswith("train: tuning.schedule=cosin: no such schedule. Did you mean cosine?")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("launch=dpp", "launch=dpp: must be one of ddp, fsdp_qlora, or null; did you mean ddp?"),
+        ("model=auto", "model.name=???: must be a hub name or a folder"),
+        ("batch_size=abc", "batch_size=abc: must be a whole number, at least 1"),
+        ("tuning.schedule=cosin", "tuning.schedule=cosin: no such schedule. Did you mean cosine?"),
+    ],
+)
+def test_a_wrong_value_is_named_before_any_work(arguments, wrong, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        read_config(TrainConfig, compose("train", [*arguments, wrong]))
 
 
 def kill_after(command: list[str], folder: Path, delay: float) -> bool:

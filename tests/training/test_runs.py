@@ -226,7 +226,7 @@ def test_progress_counts_the_tokens_of_finished_steps_and_shows_rate_time_and_me
     monkeypatch.setattr(callbacks, "peak_memory", lambda: 1_230_000_000)
     job = runner.job()
     order = job.order(job.train_tokens())
-    shown = callbacks.Progress(order)
+    shown = callbacks.ProgressCallback(order)
     tokens = [int(order.lengths[order.stream[8 * step : 8 * step + 8]].sum()) for step in range(6)]
     state = SimpleNamespace(global_step=2, max_steps=6)  # resumed after two steps
     shown.on_train_begin(None, state, None)
@@ -361,7 +361,7 @@ def test_the_result_loads_merges_and_tells_its_story(runner, tmp_path, model):
         ).logits
     torch.testing.assert_close(merged, apart, rtol=1e-4, atol=1e-5)
     manifest = read_manifest(out)
-    assert manifest == json.loads(json.dumps(trained.manifest))
+    assert manifest == {"format": 1, **json.loads(json.dumps(trained.manifest))}
     assert (manifest["kind"], manifest["status"], manifest["key"]) == ("adapter", "finished", job.key)
     assert manifest["inputs"] == ["a" * 32, f"{model}-1"]
     store = job.train_tokens()

@@ -43,6 +43,6 @@ def heldout_rows(options: Mapping[str, Any]) -> pa.Table:
     """Rows of unseen tasks, zero-shot alone: inputs, targets, task_name, task_source."""
     from hydra.utils import instantiate
 
-    rows = load(instantiate(dict(options))).train
+    rows = load(instantiate({"_convert_": "all", **options})).train
     rows = rows.filter(pc.starts_with(rows["template_type"].cast(pa.string()), "zs"))
     return pa.table({name: rows[column].cast(pa.string()) for column, name in _NAMES.items()})

@@ -16,7 +16,7 @@ from tests.cli.test_select import content
 
 # Not the default, so that the vectors take more than one write.
 ARGUMENTS = ("output=mine", "encoder.dtype=float32")
-POINTS = [*range(3), *(pytest.param(point, marks=pytest.mark.full) for point in range(3, 10))]
+POINTS = [*range(2), *(pytest.param(point, marks=pytest.mark.full) for point in range(2, 10))]
 
 
 @pytest.fixture

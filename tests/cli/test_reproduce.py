@@ -113,7 +113,8 @@ def test_a_plan_knows_what_is_infeasible_and_writes_nothing(
 def test_mistakes_are_told_before_any_work(
     reproduce: Callable[..., Done], tmp_path: Path, arguments: list[str], said: str
 ) -> None:
-    done = reproduce(*arguments)
+    # A grid of one cell: what is wrong is told before any other.
+    done = reproduce("select.budget=60", "select.strategy=equal", *arguments)
     assert done.code == 1
     assert said in done.err
     assert "Traceback" not in done.said

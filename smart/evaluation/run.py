@@ -7,7 +7,6 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from smart.runtime import processes
 from smart.runtime.files import write_atomic
 from smart.runtime.locks import locked
 from smart.runtime.logs import log_so_far
-from smart.runtime.manifest import is_made, read_manifest
+from smart.runtime.manifest import Artifact, is_made
 from smart.runtime.tracking import TrackedRun, track
 
 if TYPE_CHECKING:
@@ -34,17 +33,11 @@ LOG_FILE = "evaluate.log"
 
 
 @dataclass(frozen=True)
-class EvaluationScores:
+class EvaluationScores(Artifact):
     """A folder of scores."""
 
-    path: Path
     summary: str = ""
     """A table for the terminal; empty where the scores were there already."""
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """What was scored, on what."""
-        return read_manifest(self.path) or {}
 
 
 def evaluate(config: EvaluateConfig) -> EvaluationScores:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,18 @@ from smart.runtime.files import hash_bytes, write_atomic
 FILE = "manifest.json"
 FORMAT = 1
 """Raised when readers must treat a manifest differently; one without a number counts as 1."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished folder of a stage."""
+
+    path: Path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What it was made from and how, with counts."""
+        return read_manifest(self.path) or {}
 
 
 def make_key(config: Mapping[str, Any], inputs: Sequence[str], version: int) -> str:

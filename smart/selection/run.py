@@ -18,7 +18,7 @@ from smart.mixture.budgets import read_tasks
 from smart.runtime.files import make_writable
 from smart.runtime.locks import locked
 from smart.runtime.logs import log_so_far
-from smart.runtime.manifest import is_made, read_manifest, versions
+from smart.runtime.manifest import Artifact, is_made, versions
 from smart.runtime.memory import peak_memory
 from smart.runtime.progress import Clock
 from smart.runtime.tracking import flatten, track
@@ -35,17 +35,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SelectedMixture:
+class SelectedMixture(Artifact):
     """A mixture folder."""
 
-    path: Path
     summary: str = ""
     """A table for the terminal; empty where the mixture was there already."""
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """What it was made from, with counts and file hashes."""
-        return read_manifest(self.path) or {}
 
     @cached_property
     def rows(self) -> pa.Table:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from smart.model.base import fetch as fetch_model
 from smart.runtime import processes
 from smart.runtime.files import make_writable, write_atomic
 from smart.runtime.locks import locked
 from smart.runtime.logs import log_so_far
-from smart.runtime.manifest import read_manifest
+from smart.runtime.manifest import Artifact
 from smart.runtime.tracking import TrackedRun, flatten, track
 from smart.training import launch
 from smart.training.config import TrainConfig
@@ -26,19 +24,13 @@ LOG_FILE = "train.log"
 
 
 @dataclass(frozen=True)
-class TrainedAdapter:
+class TrainedAdapter(Artifact):
     """A folder with an adapter, or with a whole model after full tuning."""
 
-    path: Path
     found: bool = False
     """It was there already."""
     launched: bool = False
     """Processes of its own have made it, and said so."""
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """What it was made from, with counts and losses."""
-        return read_manifest(self.path) or {}
 
 
 def train(config: TrainConfig) -> TrainedAdapter:

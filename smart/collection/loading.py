@@ -15,7 +15,7 @@ import pyarrow as pa
 from smart.collection.check import Part, check
 from smart.collection.schema import Collection
 from smart.collection.tables import fingerprint, hash_texts, keep_rows, later_copies
-from smart.config import Count, Problems, UserError, check_options, parse_count
+from smart.config import Count, Problems, UserError, check_options, code_of, parse_count
 from smart.config.types import Name
 from smart.runtime.files import hash_bytes
 
@@ -125,6 +125,10 @@ def load(options: Source, *, cache: Path | None = None) -> Collection:
     problems = Problems()
     check_options(options, problems, "collection.")
     problems.raise_if_any()
+    if cache is not None and (
+        code := code_of(type(options))
+    ):  # other code makes other rows of the same options
+        cache = cache / hash_bytes(part.encode() for item in code.items() for part in item)[:16]
     reading = options.read(cache)
     train = _Split.of("train", reading.train, options)
     validation = None

@@ -1,5 +1,6 @@
 """What every command's configuration rests on: composing, field types, keys, counts, and errors that come together."""
 
+from smart.config.code import code_of, code_of_targets
 from smart.config.compose import Composition, compose, conf_dir, read_config
 from smart.config.counts import Count, parse_count
 from smart.config.errors import ConfigError, Infeasible, Problems, UserError, nearest
@@ -16,6 +17,8 @@ __all__ = [
     "UserError",
     "asked",
     "check_options",
+    "code_of",
+    "code_of_targets",
     "compose",
     "conf_dir",
     "deciding",

@@ -7,8 +7,12 @@ import inspect
 from collections.abc import Mapping
 from pathlib import Path
 
+from smart.config.code import code_of_targets
 from smart.config.options import OptionInfo, Values, declared, default_of
 from smart.config.reading import is_default, nested_options
+
+CODE = "_code_"
+"""Beside `_target_` in keys: the user's own code behind it."""
 
 
 def deciding(options: object, parts: Values | None = None) -> dict[str, object]:
@@ -68,7 +72,10 @@ def asked(cls: type, values: Values) -> dict[str, object]:
 
 
 def _part(part: object) -> object:
-    """A part behind `_target_`, without what its class declares free, or added and at its default."""
+    """A part behind `_target_`, without what its class declares free, or added and at its default.
+
+    Code of the user's own stands beside its options.
+    """
     if not isinstance(part, Mapping) or "_target_" not in part:
         return part
     from hydra.utils import get_object
@@ -77,11 +84,17 @@ def _part(part: object) -> object:
     if not (isinstance(target, type) and dataclasses.is_dataclass(target)):
         added = getattr(target, "added_options", ())
         defaults = {name: inspect.signature(target).parameters[name].default for name in added}
-        return {name: value for name, value in part.items() if name not in added or value != defaults[name]}
+        kept = {name: value for name, value in part.items() if name not in added or value != defaults[name]}
+        return kept | _code(part)
     known = declared(target)
 
     def stays(name: str, value: object) -> bool:
         _, info = known.get(name, (None, OptionInfo()))
         return info.in_run_names and not (info.added and is_default(target, name, value))
 
-    return {name: value for name, value in part.items() if stays(name, value)}
+    return {name: value for name, value in part.items() if stays(name, value)} | _code(part)
+
+
+def _code(part: Mapping[str, object]) -> dict[str, object]:
+    code = code_of_targets(part)
+    return {CODE: code} if code else {}

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smart.config import UserError
+from smart.config import UserError, code_of
 from smart.embedding.encoders import Encoded, Encoder, Session
 from smart.embedding.precomputed import Precomputed
 from smart.embedding.prompts import Prompts
@@ -100,6 +100,8 @@ class _Store:
     def __init__(self, prompts: Prompts, encoder: Encoder, folder: Path, shard_rows: int) -> None:
         self.prompts, self.encoder, self.shard_rows = prompts, encoder, shard_rows
         self.config = {"encoder": encoder.identity(), "dtype": encoder.dtype, "shard_rows": shard_rows}
+        if code := code_of(type(encoder)):
+            self.config["code"] = code
         self.texts = prompts.hash_texts()
         self.key = make_key(self.config, [self.texts], VERSION)
         self.home = folder / self.key

@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from smart.collection import load
-from smart.runtime.files import atomic_file
+from smart.config import code_of_targets
+from smart.experiment.run_graph import named_files
+from smart.runtime.files import ContentHashes, atomic_file
 from smart.runtime.locks import locked
 from smart.runtime.manifest import make_key
 
@@ -20,13 +22,15 @@ _NAMES = {"inputs": "inputs", "targets": "targets", "task_name": "task_name", "s
 
 
 def heldout_file(options: Mapping[str, Any], root: Path) -> Path:
-    """Where the file lies: named by what it is made from.
+    """Where the file lies: named by what it is made from: options, the files that they name, the user's own code.
 
     Args:
         options: `_target_` and the options of a source.
         root: the folder of artifacts.
     """
-    return root / "cache" / "heldout" / f"tasks-{make_key(options, [], 1)[:8]}.parquet"
+    code, files = code_of_targets(options), named_files(options, root, ContentHashes())
+    beside = {name: found for name, found in (("_code_", code), ("_files_", files)) if found}
+    return root / "cache" / "heldout" / f"tasks-{make_key({**options, **beside}, [], 1)[:8]}.parquet"
 
 
 def write_heldout(options: Mapping[str, Any], root: Path) -> None:

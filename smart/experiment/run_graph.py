@@ -182,7 +182,7 @@ class _Maker:
         config = asked(CONFIGS[stage], composed.config)
         inputs = [source.key] if source else []
         key = make_key(
-            {"stage": stage, **config, "files": _files(config, self.root, self.content)},
+            {"stage": stage, **config, "files": named_files(config, self.root, self.content)},
             inputs,
             self.versions.get(stage, 0),
         )
@@ -210,15 +210,15 @@ def _stem(stage: str, composed: StageConfig, source: StageRun | None) -> str:
     return re.sub(r"[^\w.-]+", "_", "-".join(parts).replace("%", "pct"))
 
 
-def _files(tree: Any, root: Path, content: ContentHashes) -> list[list[str]]:
+def named_files(tree: Any, root: Path, content: ContentHashes) -> list[list[str]]:
     """Content of every local file or folder that the configuration names: another content is another run.
 
     What lies under `root` is ours, and named by what decides it.
     """
     if isinstance(tree, Mapping):
-        return [found for value in tree.values() for found in _files(value, root, content)]
+        return [found for value in tree.values() for found in named_files(value, root, content)]
     if isinstance(tree, list):
-        return [found for value in tree for found in _files(value, root, content)]
+        return [found for value in tree for found in named_files(value, root, content)]
     if not isinstance(tree, str) or not tree.strip("./") or not os.path.exists(tree):
         return []
     if Path(tree).resolve().is_relative_to(root.resolve()):

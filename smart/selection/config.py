@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from smart.collection import Source
-from smart.config import Count, Problems, UserError, check_options, deciding, option
+from smart.config import Count, Problems, UserError, check_options, code_of_targets, deciding, option
 from smart.config.reading import check_arguments
 from smart.config.types import Folder, Positive, RowCount, Rows
 from smart.embedding import Encoder, Precomputed
@@ -115,7 +115,9 @@ def _instantiate(part: Any, key: str, problems: Problems) -> Any:
     if missing:
         return None
     try:
-        return instantiate({"_convert_": "all", **part})
+        made = instantiate({"_convert_": "all", **part})
+        code_of_targets(part)  # remembers the code as it is imported, whatever is edited meanwhile
+        return made
     except InstantiationException as error:
         cause = error.__cause__ or error
         said = " ".join(line.strip() for line in str(cause).splitlines()[:3])

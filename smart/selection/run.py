@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from smart.config import code_of_targets
 from smart.mixture import TaskBudgets, render_summary, sample_validation, write_mixture
 from smart.mixture.budgets import read_tasks
 from smart.runtime.files import make_writable
@@ -162,6 +163,7 @@ def _write(
         "key": key,
         "inputs": inputs,
         "config": dict(config.composed.values),
+        **({"code": code} if (code := code_of_targets(config.composed.values)) else {}),
         "choices": config.choices,
         "source": pool.source,
         "counts": counts,

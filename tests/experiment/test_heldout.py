@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from smart.experiment.heldout import heldout_file, heldout_rows, write_heldout
 
@@ -18,3 +19,17 @@ def test_rows_are_zero_shot_in_the_columns_of_the_suite(tmp_path: Path) -> None:
     assert set(rows["task_name"].to_pylist()) == {"gcd", "leg_counting"}
     write_heldout(OPTIONS, tmp_path)
     assert pq.read_table(heldout_file(OPTIONS, tmp_path)).equals(rows)
+
+
+def test_another_file_or_code_of_the_source_is_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = {"_target_": "rows_of_mine.Mine", "path": str(tmp_path / "rows.jsonl")}
+    found = []
+    for rows, code in (("a", "x"), ("b", "x"), ("b", "y")):
+        (tmp_path / "rows.jsonl").write_text(rows)
+        (tmp_path / "rows_of_mine.py").write_text(f"class Mine:\n    {code} = 1\n")
+        found.append(heldout_file(options, tmp_path / "outputs"))
+    assert len(set(found)) == 3
+    assert heldout_file(options, tmp_path / "outputs") == found[-1]

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from smart import evaluation, experiment, selection, training
 from smart.config import UserError, compose, conf_dir, read_config
-from smart.experiment.grid import gather_overrides, quoted, spell
+from smart.config.command_line import literal
+from smart.experiment.grid import gather_overrides
 from smart.runtime.common_config import CommonConfig
 from smart.runtime.logs import captured_log
 
@@ -57,7 +58,7 @@ def reproduce(*overrides: str, **options: object) -> Path:
 
 
 def _read(command: str, cls: type[Config], overrides: Sequence[str], options: Mapping[str, object]) -> Config:
-    words = [f"{key}={_spell(key, value)}" for key, value in options.items() if not _is_unset(key, value)]
+    words = [f"{key}={_spell(value)}" for key, value in options.items() if not _is_unset(key, value)]
     config = read_config(cls, compose(command, [*overrides, *words], cls))
     for name in _OF_COMMANDS:
         if value := getattr(config, name, None):
@@ -74,8 +75,6 @@ def _is_group(key: str) -> bool:
     return (conf_dir() / key).is_dir()
 
 
-def _spell(key: str, value: object) -> str:
+def _spell(value: object) -> str:
     """As the command line takes it; text stays text, whatever it looks like."""
-    if isinstance(value, Path):
-        value = str(value)
-    return quoted(value) if isinstance(value, str) and not _is_group(key) else spell(value)
+    return literal(str(value) if isinstance(value, Path) else value)

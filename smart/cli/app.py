@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 from smart.cli import sweep
 from smart.cli.errors import FULL_ERROR, exit_code, explain, full_error
 from smart.cli.interrupts import every_interrupt_counts
-from smart.config import Composition, conf_dir, read_config
+from smart.config import Composition, UserError, conf_dir, read_config
 from smart.runtime.logs import captured_log
 from smart.runtime.processes import rank
 
@@ -34,9 +35,11 @@ def run_command(name: str, config_class: type[Config], task: Callable[[Config], 
 
     wanted = os.environ.get(FULL_ERROR)
     job = _Job(name, config_class, task, wanted)
+    _print_anything()
     # argparse takes flags before the overrides only; people type -m wherever it comes to mind.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not _is_flag(argument))
     try:
+        _refuse_broken_text(sys.argv[1:])
         sweep.refuse_one_output_for_many(sys.argv[1:])
         try:
             with full_error("1"):  # Hydra then hands every error up to us instead of printing it
@@ -62,6 +65,22 @@ def say(text: str) -> None:
     """Print, on the main one of the processes that a launcher started."""
     if rank() == 0:
         print(text)
+
+
+def _print_anything() -> None:
+    """What the terminal's encoding lacks is printed as an escape: hours of work must not end in its error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _refuse_broken_text(arguments: Sequence[str]) -> None:
+    """Bytes that are no text in the system's encoding reach Python as lone surrogates, which no file can hold."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UserError(
+                f"{argument}: holds bytes that are no text in {sys.getfilesystemencoding()}", "rename it"
+            )
 
 
 def _is_flag(argument: str) -> bool:
@@ -104,4 +123,4 @@ class _Job(Generic[Config]):
     def _run(self, config: DictConfig) -> Path | None:
         from hydra.core.hydra_config import HydraConfig
 
-        return self.task(read_config(self.config_class, Composition.of(config, HydraConfig.get())))
+        return self.task(read_config(self.config_class, Composition.of(self.name, config, HydraConfig.get())))

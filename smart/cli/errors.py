@@ -26,13 +26,18 @@ def explain(error: BaseException, config_class: type | None = None) -> str | Non
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left on the disk{_at(error)}; free some, or choose another with output_root=FOLDER"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-        return f"cannot write or read{_at(error)}: {error.strerror}; choose a folder with output_root=FOLDER"
+        return f"cannot write or read{_at(error)}: {error.strerror}; choose a folder with {_chosen_by(error)}"
     return None
 
 
 def exit_code(error: BaseException) -> int:
     """3 for what the data cannot meet, 1 for everything else."""
     return error.exit_code if isinstance(error, UserError) else 1
+
+
+def _chosen_by(error: OSError) -> str:
+    """What names the folder: the hub's libraries keep theirs in the home folder."""
+    return "HF_HOME=FOLDER (environment)" if "huggingface" in str(error.filename) else "output_root=FOLDER"
 
 
 def _at(error: OSError) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from smart import evaluation
 from smart.cli.app import run_command, say
+from smart.config.command_line import shell_line
 from smart.evaluation import EvaluateConfig
 from smart.evaluation.compare import compare
 
@@ -30,7 +31,8 @@ def evaluate(config: EvaluateConfig) -> Path | None:
         return None
     scores = evaluation.evaluate(config)
     say(scores.summary or "Scored before, with the same model and suite.")
-    say(f"Scores: {scores.path}\nNext:   python evaluate.py compare=[{scores.path},OTHER_SCORES]")
+    more = shell_line("python evaluate.py", compare=[scores.path, "OTHER_SCORES"])
+    say(f"Scores: {scores.path}\nNext:   {more}")
     return scores.path
 
 

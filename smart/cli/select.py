@@ -6,6 +6,7 @@ from pathlib import Path
 
 from smart import selection
 from smart.cli.app import run_command
+from smart.config.command_line import shell_line
 from smart.selection import SelectConfig
 
 
@@ -27,9 +28,8 @@ def select(config: SelectConfig) -> Path | None:
     print(
         f"\n{mixture.summary}\n" if mixture.summary else "Made before, from the same configuration and rows."
     )
-    print(
-        f"Mixture: {mixture.path}\nNext:    accelerate launch train.py mixture={mixture.path} model=mistral_7b"
-    )
+    more = shell_line("accelerate launch train.py", mixture=mixture.path, model="mistral_7b")
+    print(f"Mixture: {mixture.path}\nNext:    {more}")
     return mixture.path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from smart import training
 from smart.cli.app import run_command, say
 from smart.config import UserError
+from smart.config.command_line import shell_line
 from smart.training import TrainConfig
 from smart.training.launch import refuse_sweep
 
@@ -36,7 +37,8 @@ def train(config: TrainConfig) -> Path | None:
         return adapter.path
     if adapter.found:
         say("Trained before, from the same configuration and rows.")
-    say(f"Adapter: {adapter.path}\nNext:    python evaluate.py adapter={adapter.path} suite=paper")
+    more = shell_line("python evaluate.py", adapter=adapter.path, suite="paper")
+    say(f"Adapter: {adapter.path}\nNext:    {more}")
     return adapter.path
 
 

@@ -32,11 +32,13 @@ class Composition:
     """Those that set Hydra's own."""
     config_dirs: tuple[str, ...] = ()
     """Folders of the user's own configurations (--config-dir)."""
+    flags: tuple[str, ...] = ()
+    """What else says where the configuration comes from: --config-dir, --config-path, --config-name."""
     raw: Mapping[str, Any] = field(default_factory=dict)
     """`values` before interpolations are resolved, from which runs of a grid are named."""
 
     @classmethod
-    def of(cls, config: DictConfig, hydra: Any) -> Composition:
+    def of(cls, command: str, config: DictConfig, hydra: Any) -> Composition:
         """From what Hydra hands over: the configuration, and its own part of it."""
         from omegaconf import OmegaConf
 
@@ -45,12 +47,19 @@ class Composition:
             assert isinstance(found, dict)
             return {str(key): value for key, value in found.items()}
 
+        own = {
+            flag: [s.path for s in hydra.runtime.config_sources if s.provider == provider]
+            for flag, provider in {"--config-dir": "command-line", "--config-path": "main"}.items()
+        }
+        own["--config-path"] = [path for path in own["--config-path"] if path != str(conf_dir())]
+        own["--config-name"] = [hydra.job.config_name] if hydra.job.config_name != command else []
         return cls(
             values=plain(resolve=True),
             choices={str(key): str(value) for key, value in hydra.runtime.choices.items()},
             overrides=tuple(hydra.overrides.task),
             hydra_overrides=tuple(hydra.overrides.hydra),
-            config_dirs=tuple(s.path for s in hydra.runtime.config_sources if s.provider == "command-line"),
+            config_dirs=tuple(own["--config-dir"]),
+            flags=tuple(f"{flag}={value}" for flag, values in own.items() for value in values),
             raw=plain(resolve=False),
         )
 
@@ -76,7 +85,7 @@ def compose(command: str, overrides: Sequence[str] = (), config_class: type | No
                 raise
             raise ConfigError(message) from error
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    return Composition.of(ours, config.hydra)
+    return Composition.of(command, ours, config.hydra)
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from fractions import Fraction
 from smart.config.errors import Problems
 
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
-_COUNT = re.compile(r"([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)([kKmMbB]?)")
-_PERCENT = re.compile(r"([+-]?\d+(?:\.\d+)?)%")
+# Digits are bounded: a number of a million digits, or with such an exponent, would take for ever to be a fraction.
+_DIGITS = r"[+-]?[0-9]{1,18}(?:\.[0-9]{1,18})?"
+_COUNT = re.compile(rf"({_DIGITS}(?:[eE][+-]?[0-9]{{1,2}})?)([kKmMbB]?)")
+_PERCENT = re.compile(rf"({_DIGITS})%")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Count:
 def parse_count(value: object, key: str = "budget") -> Count:
     """Read 25000, 25k, 1.5M, 2e5 or 5% as a count.
 
-    Fractions and 1.0 are refused: 0.05 could mean 5 % or be a slip, and a mixing ratio read two ways is a wrong result.
+    Fractions and 1.0, however written, are refused: 0.05 could mean 5 % or be a slip, and a mixing ratio read two ways
+    is a wrong result.
 
     Raises:
         ConfigError: for anything else, with the value and a hint.
@@ -43,7 +46,7 @@ def parse_count(value: object, key: str = "budget") -> Count:
     >>> parse_count("5%").of(1234)
     61
     """
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = _spelled(value) if isinstance(value, float) else str(value)
     problems = Problems()
     examples = "write a whole number, 25k, 1.5M, 2e5 or a share of the pool such as 5%"
     percent, count = _PERCENT.fullmatch(text), _COUNT.fullmatch(text)
@@ -58,7 +61,7 @@ def parse_count(value: object, key: str = "budget") -> Count:
         number = Fraction(count[1]) * _UNITS[count[2].lower()]
         if number <= 0:
             problems.add(key, value, "must be at least 1", examples)
-        elif number.denominator != 1 or value == "1.0" or (isinstance(value, float) and number == 1):
+        elif number.denominator != 1 or (number == 1 and not _is_plain_one(value)):
             meant = Fraction(count[1]) * 100 if number <= 1 else Fraction(count[1])
             hint = "" if count[2] else f"did you mean {float(meant):g}%? Otherwise "
             problems.add(key, value, "is not a whole number of rows", hint + examples)
@@ -66,3 +69,14 @@ def parse_count(value: object, key: str = "budget") -> Count:
             return Count(text, number=int(number))
     problems.raise_if_any()
     raise AssertionError("unreachable")
+
+
+def _spelled(value: float) -> str:
+    """Six digits where they say it all (2e+06), else every digit."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value).removesuffix(".0")
+
+
+def _is_plain_one(value: object) -> bool:
+    """1 is a row; 1.0, 1.00, 1e0 and 0.001k may be meant as a share."""
+    return not isinstance(value, float) and str(value).lstrip("+").isdigit()

@@ -24,6 +24,8 @@ def explain_composition(error: BaseException, config_class: type | None = None) 
         return f"{group}={choice}: no such {group}. {nearest(choice, error.options)}"
     if isinstance(error, CompactHydraException):
         return _explain_override(error, config_class)
+    if isinstance(error, ValueError) and "integer string conversion" in str(error):
+        return "a whole number on the command line has over 4,300 digits"
     if isinstance(error, OmegaConfBaseException):
         return f"configuration: {str(error).splitlines()[0]}"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
@@ -21,7 +22,8 @@ def as_path(value: object) -> object:
         return None
     if isinstance(value, int) and not isinstance(value, bool):
         return Path(str(value))  # a folder may be named by a number
-    return Path(value).expanduser() if isinstance(value, str) and value else value
+    # Not Path.expanduser, to which ./~ is the home folder too, and the home of nobody an error.
+    return Path(os.path.expanduser(value)) if isinstance(value, str) else value
 
 
 def as_tuple(value: object) -> object:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from smart.config import Problems, option
+from smart.config.command_line import shell_line
 from smart.config.types import Folder, Names, Seed
 from smart.experiment.grid import Grid
 from smart.runtime.common_config import CommonConfig
@@ -71,7 +71,7 @@ class ReproduceConfig(CommonConfig):
         given = [word for word in self.composed.overrides if not word.startswith("overrides=")]
         other = tuple(word.partition("=")[0] + "=" for word in more)
         words = [word for word in (*given, *self.overrides) if not word.startswith(other)]
-        return shlex.join(["python", "reproduce.py", *words, *more])
+        return shell_line("python reproduce.py", *self.composed.flags, *words, *more)
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from smart.experiment.run_graph import FOLDERS, StageRun, Study
+from smart.config.command_line import shell_line
+from smart.experiment.run_graph import COMMANDS, FOLDERS, StageRun, Study
 from smart.experiment.status import RunLog, Status, is_done, is_stale
 from smart.runtime.locks import locked
 
@@ -46,7 +46,7 @@ class Runner:
     def _start(self, run: StageRun) -> int:
         arguments = [*run.arguments(self.common), *(["overwrite=true"] if is_stale(run) else [])]
         with self.run_log.log(run).open("a", encoding="utf-8") as file:
-            file.write(f"\n$ {run.stage} {shlex.join(arguments)}\n")
+            file.write(f"\n$ {shell_line(COMMANDS[run.stage], *arguments)}\n")
             file.flush()
             process = subprocess.Popen(
                 [*self.programs[run.stage], *arguments],

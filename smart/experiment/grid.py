@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from smart.config import Problems, nearest
+from smart.config.command_line import spell
 
 STAGES = ("select", "train", "evaluate")
-_PLAIN = re.compile(r"[\w./:+@%-]+")
 
 Values = dict[str, Any]
 """Key with its stage before it → value: {"select.budget": "25k", "train.model": "mistral_7b"}."""
@@ -94,24 +93,6 @@ def overrides_of(stage: str, values: Values) -> tuple[str, ...]:
     """
     mine = ((key.partition(".")[2], value) for key, value in values.items() if key.startswith(f"{stage}."))
     return tuple(f"{key}={spell(value)}" for key, value in mine)
-
-
-def spell(value: Any) -> str:
-    """A value as Hydra's command line reads it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{','.join(spell(item) for item in value)}]"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{spell(item)}" for key, item in value.items()) + "}"
-    text = str(value)
-    return text if _PLAIN.fullmatch(text) else quoted(text)
-
-
-def quoted(text: str) -> str:
-    """Text in Hydra's quotes, where backslashes before a quote, and at the end, are doubled."""
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
-    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
 
 def heading(key: str) -> str:

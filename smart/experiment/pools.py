@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from smart.config import Infeasible, UserError, compose, read_config
-from smart.experiment.grid import spell
+from smart.config.command_line import literal
 from smart.experiment.report import TaskMap
 from smart.experiment.run_graph import StageRun, Study
 from smart.experiment.status import is_done
@@ -37,7 +37,7 @@ class Pools:
         Raises:
             UserError: where the pool cannot be read here.
         """
-        overrides = [*run.overrides, f"output_root={spell(str(self.root))}"]
+        overrides = [*run.overrides, f"output_root={literal(self.root)}"]
         # A plan writes nothing, but a collection that is kept already may be read.
         overrides += [] if (self.root / "cache/collections").exists() else ["plan=true"]
         composed = compose("select", overrides)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +12,7 @@ from string import Template
 
 import numpy as np
 
+from smart.config.command_line import shell_line
 from smart.experiment.dry_run import describe
 from smart.experiment.render import DIFFERENCES, SPENT, Table, differences
 from smart.experiment.run_graph import COMMANDS, Cell, StageRun, Study
@@ -43,13 +43,19 @@ def report(
     drawings: Sequence[Drawing],
     task_map: TaskMap | None,
     command: str,
+    flags: Sequence[str] = (),
 ) -> str:
-    """The page as text."""
+    """The page as text.
+
+    Args:
+        command: makes all of it again.
+        flags: of every command, such as --config-dir.
+    """
     states = [cell_status(cell, run_log) for cell in study.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in Status if state in states)
     against = differences(table)
     parts = [
-        f'<p class="soft">{len(study.cells)} cells: {counts}. Made again, or completed, by:</p>{_code(command)}',
+        f'<p class="soft">{len(study.cells)} cells: {counts}. Reproduce with:</p>{_code(command)}',
         f'<h2>Scores</h2><div class="scroll">{_scores(table)}</div>',
         f'<ul class="soft">{"".join(f"<li>{escape(line)}</li>" for line in table.legend())}</ul>',
         f'<h2>Against the baseline</h2><div class="scroll">{_plain(DIFFERENCES, against)}</div>'
@@ -58,7 +64,7 @@ def report(
         f"<h2>What it took</h2>{_plain(SPENT, table.spent)}" if table.spent else "",
         "<h2>Figures</h2>" + "".join(map(_figure, drawings)) if drawings else "",
         _map(study, task_map) if task_map else "",
-        "<h2>Cells</h2>" + "".join(_cell(cell, study, run_log) for cell in study.cells),
+        "<h2>Cells</h2>" + "".join(_cell(cell, study, run_log, flags) for cell in study.cells),
     ]
     page = Template(resources.files("smart.experiment").joinpath("report.html").read_text(encoding="utf-8"))
     return page.substitute(title=escape(table.title), body="\n".join(filter(None, parts)))
@@ -152,23 +158,23 @@ def _scaled(values: np.ndarray, length: int) -> np.ndarray:
     return _EDGE + (values - values.min()) / spread * (length - 2 * _EDGE)
 
 
-def _cell(cell: Cell, study: Study, run_log: RunLog) -> str:
+def _cell(cell: Cell, study: Study, run_log: RunLog, flags: Sequence[str]) -> str:
     state = cell_status(cell, run_log)
-    inner = "".join(_run(run, run_log) for run in cell.runs)
+    inner = "".join(_run(run, run_log, flags) for run in cell.runs)
     return (
         f'<details><summary><span class="state {state}">{state}</span> {escape(describe(cell, study))}</summary>'
         f"{inner}</details>"
     )
 
 
-def _run(run: StageRun, run_log: RunLog) -> str:
+def _run(run: StageRun, run_log: RunLog, flags: Sequence[str]) -> str:
     state, manifest = run_log.status(run), manifest_of(run)
     key = f", manifest key <code>{escape(str(manifest['key']))}</code>" if "key" in manifest else ""
     failed = state in (Status.FAILED, Status.INFEASIBLE)
     tail = f"<p>Its log ends with:</p>{_code(run_log.tail(run))}" if failed else ""
     return (
         f'<p>{run.stage}: {state}{key}<br><span class="soft">{escape(str(run.folder))}</span></p>'
-        f"{_code(f'{COMMANDS[run.stage]} {shlex.join(run.arguments())}')}{tail}"
+        f"{_code(shell_line(COMMANDS[run.stage], *flags, *run.arguments()))}{tail}"
     )
 
 

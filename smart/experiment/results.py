@@ -100,9 +100,9 @@ def write_results(
         figures = draw_figures(draft / "figures", study, table)
         for name, text in {"md": markdown(table), "tex": latex(table), "csv": as_csv(table)}.items():
             write_atomic(draft / f"table.{name}", text)
-        write_atomic(
-            draft / "report.html", report(study, run_log, table, figures, task_map, config.command())
-        )
+        own = [f"--config-dir={folder}" for folder in config.composed.config_dirs]
+        page = report(study, run_log, table, figures, task_map, config.command(), own)
+        write_atomic(draft / "report.html", page)
         manifest = {
             "kind": "table",
             "key": make_key(asked_for, inputs, VERSION),

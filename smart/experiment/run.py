@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smart.config import UserError, nearest
+from smart.config.command_line import literal
 from smart.evaluation.job import VERSION as EVALUATE
 from smart.experiment.config import ReproduceConfig
 from smart.experiment.dry_run import Basis, describe_plan
 from smart.experiment.execute import PROGRAMS, Runner, one_after_the_other, run_missing
-from smart.experiment.grid import spell
 from smart.experiment.heldout import heldout_file, heldout_rows, write_heldout
 from smart.experiment.lengths import known_texts
 from smart.experiment.pools import Pools, infeasible, task_map
@@ -55,10 +55,11 @@ class Reproduction:
 
     @property
     def common(self) -> list[str]:
-        """Arguments of every stage: where artifacts go, how runs are tracked."""
+        """Arguments of every stage: the user's own configurations, where artifacts go, how runs are tracked."""
         tracker = asdict(self.config.tracker) | {"group": self.config.tracker.group or self.config.name}
-        words = [f"output_root={spell(str(self.config.output_root))}"]
-        words += [f"tracker.{key}={spell(value)}" for key, value in tracker.items()]
+        words = [f"--config-dir={folder}" for folder in self.config.composed.config_dirs]
+        words += [f"output_root={literal(self.config.output_root)}"]
+        words += [f"tracker.{key}={literal(value)}" for key, value in tracker.items()]
         return words + ([f"threads={self.config.threads}"] if self.config.threads else [])
 
 
@@ -178,7 +179,7 @@ def _starter(made: Reproduction, tell: Tell) -> Callable[[Sequence[StageRun]], N
     # `output` is the table's folder, and no job's.
     words = [word for word in composed.overrides if not word.startswith("output=")]
     # A folder of the user's own grids has to be known there, too.
-    own = [f"--config-dir={folder}" for folder in composed.config_dirs]
+    own = composed.flags
 
     def start(runs: Sequence[StageRun]) -> None:
         program = [sys.executable, "-c", "from smart.cli.reproduce import main; main()"]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from smart.config import Problems, asked
-from smart.experiment.grid import Grid, Values, overrides_of, spell
+from smart.config.command_line import literal, spell
+from smart.experiment.grid import Grid, Values, overrides_of
 from smart.experiment.stage_configs import CONFIGS, ComposeStage, StageConfig
 from smart.runtime.files import ContentHashes
 from smart.runtime.manifest import make_key
@@ -45,8 +46,8 @@ class StageRun:
 
     def arguments(self, common: Sequence[str] = ()) -> list[str]:
         """What follows the command's name."""
-        source = [f"{INPUTS[self.stage]}={spell(str(self.source.folder))}"] if self.source else []
-        return [*source, *self.overrides, f"output={spell(str(self.folder))}", *common]
+        source = [f"{INPUTS[self.stage]}={literal(self.source.folder)}"] if self.source else []
+        return [*source, *self.overrides, f"output={literal(self.folder)}", *common]
 
 
 @dataclass(frozen=True)

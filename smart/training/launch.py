@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from smart.config import Problems, UserError, conf_dir
+from smart.config.command_line import shell_line
 from smart.runtime import processes
 from smart.runtime.common_config import available_cores
 from smart.training.job import World
@@ -90,12 +91,12 @@ def refuse_sweep(arguments: Sequence[str]) -> None:
         UserError: with the command that sweeps.
     """
     if processes.is_launched() and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments):
-        rest = " ".join(argument for argument in arguments if argument not in ("-m", "--multirun"))
+        rest = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+        rest += ["launch=ddp", f"num_processes={os.environ['WORLD_SIZE']}"]
         raise UserError(
             "a sweep cannot run under accelerate launch or torchrun, which would run all of it in every"
             " process. Each"
-            f" run gets its own processes with:\n  python train.py -m {rest} launch=ddp"
-            f" num_processes={os.environ['WORLD_SIZE']}"
+            f" run gets its own processes with:\n  {shell_line('python train.py', '-m', *rest)}"
         )
 
 

@@ -48,7 +48,7 @@ def train(config: TrainConfig) -> TrainedAdapter:
             merge(job, folder)
         return TrainedAdapter(folder, found=True)
     if config.launch and not processes.is_launched():
-        launch.start(config.launch, job.world, config.composed.overrides)
+        launch.start(config.launch, job.world, (*config.composed.flags, *config.composed.overrides))
         return TrainedAdapter(folder, launched=True)
     lock = (
         locked(folder.with_name(f".{folder.name}.lock")) if job.world.rank == 0 else contextlib.nullcontext()

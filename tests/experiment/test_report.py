@@ -70,7 +70,7 @@ def test_the_page_is_whole_and_tells_every_cell(page: Path) -> None:
     assert "Mine &lt;&amp;&gt; others" in text
     assert "<b>first</b>" not in text
     assert text.count("<details>") == 9
-    assert text.count("python train.py mixture=") == 8
+    assert text.count("<pre>python train.py mixture=") == 8
     assert "manifest key <code>" in text
     assert "cannot do it" in text, "the log's end of what failed"
     assert text.count("<figure>") == 4, "scores, budget, rows of tasks, gains"

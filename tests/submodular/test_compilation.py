@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from smart.submodular._kernels.compilation import compiled
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import numpy as np
@@ -37,3 +39,17 @@ def test_a_change_in_a_file_that_others_call_is_compiled_into_them(tmp_path: Pat
     source.write_text(text.replace("TIE = 1e-10", "TIE = 0.5"))
     assert order_and_hits() == ["0", "1", "0"]
     assert order_and_hits() == ["0", "1", "1"]
+
+
+def test_where_nothing_can_be_written_it_compiles_at_every_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A read-only installation without a home folder: containers that run as another user."""
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+
+    def doubled(number: int) -> int:
+        return 2 * number
+
+    for _ in range(2):
+        assert compiled(doubled)(21) == 42
+    assert caplog.text.count("NUMBA_CACHE_DIR") == 1

@@ -16,6 +16,7 @@ code is dropped when any file of this room changes.
 """
 
 import hashlib
+import logging
 import os
 import platform
 from collections.abc import Callable
@@ -32,6 +33,7 @@ TESTED_NUMBA = ((0, 60), (0, 69))
 """Versions of numba that the LLVM kernels were written for: from the first up to, not including, the second."""
 PROCESSORS = ("x86_64", "AMD64", "aarch64", "arm64")
 
+log = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -68,12 +70,27 @@ def _compiled(**options: Any) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         if PLAIN:  # compiled code is kept under this name, apart from what calls the LLVM kernels
             function.__qualname__ = f"plain.{function.__qualname__}"
-        dispatcher = numba.njit(cache=True, nogil=True, **options)(function)
+        try:
+            dispatcher = numba.njit(cache=True, nogil=True, **options)(function)
+        except RuntimeError as error:
+            if "no locator available" not in str(error):
+                raise
+            _say_that_nothing_is_kept()
+            return numba.njit(nogil=True, **options)(function)
         if dispatcher is not function:
             _keep_only_what_these_sources_gave(Path(dispatcher.stats.cache_path))
         return dispatcher
 
     return decorate
+
+
+@cache
+def _say_that_nothing_is_kept() -> None:
+    # Not a folder in /tmp instead: compiled code is loaded, and another user could have put theirs there.
+    log.warning(
+        "Neither the installation nor the home folder can be written to, so kernels are compiled again at every"
+        " start; name a folder that keeps them with NUMBA_CACHE_DIR."
+    )
 
 
 @cache

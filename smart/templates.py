@@ -2,3 +2,6 @@
 
 TEMPLATES = ("zs_opt", "zs_noopt", "fs_opt", "fs_noopt")
 """Template types: zero- or few-shot, with or without answer options; in this order in every array."""
+
+SEPARATOR = " "
+"""Between prompt and response, where nothing else is asked for; lm-eval's target delimiter."""

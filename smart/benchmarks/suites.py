@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from smart.config import Problems, UserError, option
 from smart.config.types import Names, Positive, Whole
+from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
     from lm_eval.tasks.manager import TaskDict, TaskManager
@@ -132,6 +133,25 @@ def check_room(suite: LoadedSuite, max_length: int | None) -> None:
                 f"max_length={max_length}: {name} generates up to {new} tokens, which leaves no room for its prompts;"
                 f" give at least {2 * new}, or null for what the model was trained on"
             )
+
+
+def join_by(suite: LoadedSuite, separator: str) -> None:
+    """Put what stood between prompt and response in training between the tasks' prompts and answers.
+
+    Tasks with a delimiter of their own keep it.
+
+    Raises:
+        UserError: for a task that stops at the separator, since every answer begins with it.
+    """
+    for name, task in suite.loaded["tasks"].items() if separator != SEPARATOR else ():
+        stops = (task.get_config("generation_kwargs") or {}).get("until", [])
+        if any(stop and stop in separator for stop in stops):
+            raise UserError(
+                f"{name}: stops at {separator!r}, with which every answer of the model begins, since it was trained"
+                f" with separator={separator!r}; leave the task out, or train with the default separator"
+            )
+        if task.config.target_delimiter == SEPARATOR:
+            task.config.target_delimiter = task.fewshot_cfg.target_delimiter = separator
 
 
 def chance(suite: LoadedSuite) -> dict[str, float]:

@@ -22,6 +22,7 @@ from smart.benchmarks.heldout import read_heldout
 from smart.model.tokens import encode
 from smart.runtime.files import atomic_folder, hash_bytes, hash_file
 from smart.runtime.locks import locked
+from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -55,7 +56,9 @@ METRICS: dict[str, tuple[str, ...]] = {group: kind["metrics"] for group, kind in
 """Group → its metrics."""
 
 
-def write_tasks(file: Path, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Path:
+def write_tasks(
+    file: Path, tokenizer: PreTrainedTokenizerBase, cache: Path, separator: str = SEPARATOR
+) -> Path:
     """Write lm-eval task files for the tasks of a collection file; returns their folder.
 
     The file has the columns inputs, targets, task_name, and may have task_source (the category), references and
@@ -66,22 +69,25 @@ def write_tasks(file: Path, tokenizer: PreTrainedTokenizerBase, cache: Path) -> 
     """
     table = read_heldout(file, "suite.collection")
     said = tokenizer.backend_tokenizer.to_str() + str(tokenizer.eos_token)
-    folder = cache / hash_bytes([_VERSION.encode(), hash_file(file).encode(), said.encode()])[:16]
+    parts = [_VERSION, hash_file(file), said, *([] if separator == SEPARATOR else [separator])]
+    folder = cache / hash_bytes([part.encode() for part in parts])[:16]
     with locked(folder.with_suffix(".lock")):
         if not folder.exists():
             with atomic_folder(folder) as draft:
-                _write(table, tokenizer, draft, folder.resolve())
+                _write(table, tokenizer, separator, draft, folder.resolve())
     return folder.resolve()
 
 
-def _write(table: pa.Table, tokenizer: PreTrainedTokenizerBase, draft: Path, final: Path) -> None:
+def _write(
+    table: pa.Table, tokenizer: PreTrainedTokenizerBase, separator: str, draft: Path, final: Path
+) -> None:
     (draft / "heldout_metrics.py").write_text(
         "from smart.evaluation.heldout import per_token, score_loss, score_text\n", encoding="utf-8"
     )
     members: dict[str, list[str]] = {group: [] for group in _KINDS}
     names = np.array(table["task_name"].to_pylist())
     for name in np.unique(names):
-        rows = _documents(table.filter(pa.array(names == name)), tokenizer)
+        rows = _documents(table.filter(pa.array(names == name)), tokenizer, separator)
         stem = re.sub(r"\W+", "_", str(name))
         for group in _KINDS:
             wanted = [row for row in rows if group != "heldout_options" or row["label"] is not None]
@@ -101,11 +107,12 @@ def groups_in(folder: Path) -> list[str]:
     return [group for group in _KINDS if (folder / f"{group}.yaml").is_file()]
 
 
-def _documents(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+def _documents(table: pa.Table, tokenizer: PreTrainedTokenizerBase, separator: str) -> list[dict[str, Any]]:
     rows = table.to_pylist()
     prompts, targets = ([row[key] for row in rows] for key in ("inputs", "targets"))
     documents = []
-    for row, tokens in zip(rows, encode(tokenizer, prompts, targets), strict=True):
+    encoded = encode(tokenizer, prompts, targets, separator=separator)
+    for row, tokens in zip(rows, encoded, strict=True):
         assert tokens is not None  # nothing is too long without a bound
         options = row.get("options") or []
         documents.append(
@@ -113,7 +120,7 @@ def _documents(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[dict
                 "prompt": row["inputs"],
                 "target": row["targets"],
                 # as training reads it; lm-eval puts no delimiter before what it scores by likelihood
-                "continuation": " " + row["targets"] + str(tokenizer.eos_token),
+                "continuation": separator + row["targets"] + str(tokenizer.eos_token),
                 "tokens": len(tokens.response),
                 "references": row.get("references") or [row["targets"]],
                 "options": options,

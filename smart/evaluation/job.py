@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smart.benchmarks.offline import build_cache, content_key, data_from
-from smart.benchmarks.suites import LoadedSuite, Suite, load_suite
+from smart.benchmarks.suites import LoadedSuite, Suite, join_by, load_suite
 from smart.config import Problems, check_options, deciding
 from smart.evaluation.config import EvaluateConfig
 from smart.evaluation.heldout import groups_in, write_tasks
@@ -79,6 +79,12 @@ def prepare(config: EvaluateConfig) -> EvaluationJob:
 
 def load_tasks(job: EvaluationJob) -> tuple[LoadedSuite, PreTrainedTokenizerBase]:
     """The suite with its data, and the tokenizer."""
+    suite, tokenizer = _load_tasks(job)
+    join_by(suite, job.model.separator)
+    return suite, tokenizer
+
+
+def _load_tasks(job: EvaluationJob) -> tuple[LoadedSuite, PreTrainedTokenizerBase]:
     suite, cache, data = job.suite, job.config.cache, None
     if job.config.benchmark_data:
         data = build_cache(job.config.benchmark_data, cache / "benchmarks")
@@ -87,7 +93,7 @@ def load_tasks(job: EvaluationJob) -> tuple[LoadedSuite, PreTrainedTokenizerBase
             loaded = load_suite(suite.tasks, suite.shots)
         return loaded, job.model.tokenizer(lambda: _texts(loaded))
     tokenizer = job.model.tokenizer(list)
-    extra = write_tasks(Path(suite.collection), tokenizer, cache / "heldout")
+    extra = write_tasks(Path(suite.collection), tokenizer, cache / "heldout", job.model.separator)
     if not data and not suite.tasks:
         data = cache / "heldout" / "datasets"
     with data_from(data):

@@ -14,6 +14,7 @@ from smart.model.load import load_model
 from smart.model.options import ModelOptions
 from smart.runtime.files import hash_bytes, hash_file
 from smart.runtime.manifest import read_manifest
+from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
     import torch
@@ -64,9 +65,16 @@ class ModelUnderTest:
         return bool(self.manifest.get("config", {}).get("tuning", {}).get("method") == "qlora")
 
     @property
+    def separator(self) -> str:
+        """Between prompt and answer, as in training."""
+        return str(self.manifest.get("config", {}).get("separator", SEPARATOR))
+
+    @property
     def identity(self) -> dict[str, Any]:
         """All that decides answers: no other model's are taken for its own."""
+        unusual = {} if self.separator == SEPARATOR else {"separator": self.separator}
         return {
+            **unusual,
             "base": self.base.key,
             "adapter": self.adapter_key,
             "attention": self.base.options.attention,
@@ -128,6 +136,8 @@ def _whole_model(
     if model is not None:
         raise UserError(f"model={model.name}: leave it out, since adapter={folder} is a whole model")
     name = folder.parent.name + "-merged" if folder.name == "merged" else folder.resolve().name
+    if folder.name == "merged":
+        manifest = manifest or read_manifest(folder.parent) or {}
     return ModelUnderTest(name, find_base(ModelOptions(str(folder))), None, None, manifest, precision)
 
 

@@ -17,10 +17,10 @@ from smart.mixture.figures import draw_figures
 from smart.mixture.rows import shuffle
 from smart.runtime.files import atomic_folder, hash_file
 from smart.runtime.manifest import write_manifest
+from smart.templates import SEPARATOR
 
-# TRL's trainer wants the response under this name, and joins the two with nothing between: hence the space.
+# TRL's trainer wants the response under this name, and joins the two with nothing between: hence the separator.
 COMPLETION = "completion"
-SEPARATOR = " "
 ROW_GROUP = 10_000
 
 
@@ -32,6 +32,7 @@ def write_mixture(
     manifest: Mapping[str, Any],
     *,
     seed: int = 23,
+    separator: str = SEPARATOR,
     task_embeddings: np.ndarray | None = None,
     log: str = "",
 ) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def write_mixture(
         tasks: what every task of the pool gives; `rows` holds exactly its budgets.
         manifest: the content of manifest.json, without `files`, which is added here.
         seed: of the shuffle of the training rows.
+        separator: between prompt and response, where both are joined.
         task_embeddings: float (tasks, d), for the map of the tasks; None for no map.
         log: what the run said, kept as select.log.
 
@@ -59,9 +61,10 @@ def write_mixture(
         raise ValueError(f"{rows.num_rows} rows were chosen for budgets of {tasks.budgets.sum()}")
     held_out = validation.num_rows if validation is not None else 0
     with atomic_folder(folder) as draft:
-        _write_split(draft / "train.parquet", rows, shuffle(rows["row"].to_numpy(), seed))
+        order = shuffle(rows["row"].to_numpy(), seed)
+        _write_split(draft / "train.parquet", rows, order, separator)
         if validation is not None and held_out:
-            _write_split(draft / "validation.parquet", validation, np.arange(held_out))
+            _write_split(draft / "validation.parquet", validation, np.arange(held_out), separator)
         write_tasks(draft / "tasks.csv", tasks)
         figures = draw_figures(draft / "figures", tasks, task_embeddings)
         card = render_card(folder.name, tasks, held_out, manifest, figures)
@@ -74,9 +77,9 @@ def write_mixture(
     return content
 
 
-def _write_split(path: Path, rows: pa.Table, order: np.ndarray) -> None:
+def _write_split(path: Path, rows: pa.Table, order: np.ndarray, separator: str) -> None:
     """Write rows in `order`, a row group at a time, so that the reordered text is never whole in memory."""
-    table = _columns(rows)
+    table = _columns(rows, separator)
     repeated = [name for name in table.column_names if name not in ("prompt", "row")]
     # Without the Arrow schema readers see plain strings, however wide the offsets were here.
     with pq.ParquetWriter(
@@ -88,7 +91,7 @@ def _write_split(path: Path, rows: pa.Table, order: np.ndarray) -> None:
             )
 
 
-def _columns(rows: pa.Table) -> pa.Table:
+def _columns(rows: pa.Table, separator: str) -> pa.Table:
     def text(name: str) -> pa.Array:
         # 64-bit offsets: the prompts of a mixture may exceed 2 GiB.
         return rows[name].cast(pa.large_string()).combine_chunks()
@@ -100,7 +103,7 @@ def _columns(rows: pa.Table) -> pa.Table:
         **{name: text(name) for name in ("submixture", "task_name", "template_type")},
         "row": rows["row"].cast(pa.int64()).combine_chunks(),
         COMPLETION: pc.binary_join_element_wise(
-            pa.scalar(SEPARATOR, pa.large_string()), response, pa.scalar("", pa.large_string())
+            pa.scalar(separator, pa.large_string()), response, pa.scalar("", pa.large_string())
         ),
     }
     return pa.table(columns)

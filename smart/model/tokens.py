@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from smart.config import UserError
+from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +45,7 @@ def encode(
     prompts: Sequence[str],
     responses: Sequence[str],
     *,
-    separator: str = " ",
+    separator: str = SEPARATOR,
     max_length: int | None = None,
     overlength: Overlength = "truncate_prompt",
     end: bool = True,
@@ -96,7 +97,7 @@ def fits(
     responses: Sequence[str],
     max_length: int,
     *,
-    separator: str = " ",
+    separator: str = SEPARATOR,
     overlength: Overlength = "truncate_prompt",
 ) -> np.ndarray:
     """Which rows `encode` keeps: bool, shape (rows,). Prompts that may be cut are not tokenised, which is quick."""

@@ -21,6 +21,7 @@ from smart.runtime.common_config import CommonConfig
 from smart.submodular import SetFunction
 from smart.submodular.maximize import Optimizer
 from smart.submodular.resources import parse_memory
+from smart.templates import SEPARATOR
 
 
 def _memory_limit(value: str | float | None) -> str | float | None:
@@ -150,6 +151,8 @@ class SelectConfig(CommonConfig):
     tokenizer: str | None = option(None, through="pool", only_with="tokenizer")
     """Leave out rows whose response is longer than max_length tokens of this tokenizer."""
     max_length: Positive = option(4096, through="pool", only_with="tokenizer")
+    separator: str = option(SEPARATOR, through="pool", added=True)
+    """Between prompt and response: measured with them, in the column completion, and what train.py takes."""
     decontaminate: Literal["report", "drop"] | None = option(None, through="pool", only_with="decontaminate")
     """List rows that hold a question of MMLU or BBH, or leave them out."""
     heldout_data: Folder | None = option(None, role="input", through="pool")

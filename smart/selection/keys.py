@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smart.config import Composition, declared
+from smart.config.reading import is_default
 from smart.runtime.manifest import make_key
 from smart.selection.config import SelectConfig
 
@@ -59,4 +60,5 @@ def _asked_through(which: str, composed: Composition) -> dict[str, Any]:
         name: composed.values.get(name)
         for name, (_, info) in declared(SelectConfig).items()
         if info.through == which
+        and not (info.added and is_default(SelectConfig, name, composed.values.get(name)))
     }

@@ -71,7 +71,7 @@ def read_pool(config: SelectConfig) -> Pool:
             raise UserError("decontaminate=drop: every row of the collection holds a benchmark's question")
     if config.tokenizer:
         whole = len(table)
-        table = _trainable(table, config.tokenizer, config.max_length)
+        table = _trainable(table, config.tokenizer, config.max_length, config.separator)
         drops["train"]["longer_than_max_length"] = whole - len(table)
         if not len(table):
             raise UserError(
@@ -83,7 +83,7 @@ def read_pool(config: SelectConfig) -> Pool:
     return Pool(collection, table, validation, groups, prompts, source, drops, found)
 
 
-def _trainable(table: pa.Table, tokenizer_name: str, max_length: int) -> pa.Table:
+def _trainable(table: pa.Table, tokenizer_name: str, max_length: int, separator: str) -> pa.Table:
     from transformers import AutoTokenizer
 
     try:
@@ -97,6 +97,6 @@ def _trainable(table: pa.Table, tokenizer_name: str, max_length: int) -> pa.Tabl
     with progress(total=len(table), desc="Measuring responses", unit=" rows") as bar:
         for batch in table.to_batches(BATCH):
             texts = (batch["inputs"].to_pylist(), batch["targets"].to_pylist())
-            keep.append(fits(tokenizer, *texts, max_length))
+            keep.append(fits(tokenizer, *texts, max_length, separator=separator))
             bar.update(len(batch))
     return keep_rows(table, np.concatenate(keep))

@@ -183,6 +183,7 @@ def _write(
         selection.tasks,
         manifest,
         seed=config.seed,
+        separator=config.separator,
         task_embeddings=selection.task_means,
         log=log_so_far(),
     )

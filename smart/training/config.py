@@ -46,8 +46,8 @@ class TrainConfig(CommonConfig):
         hint="a row is a prompt, a response and its end; leave it null for what the model was trained on",
     )
     """Tokens of a row at most; None: what the model was trained on, but no more than 4,096."""
-    separator: str = " "
-    """Between prompt and response; lm-eval's target delimiter."""
+    separator: str | None = option(None, replaces="separator", stored_as={None: " "})
+    """Between prompt and response; None: the mixture's own, which is a space unless select.py was told otherwise."""
     overlength: Overlength = "truncate_prompt"
     """What to do with longer rows: truncate_prompt, drop or error."""
     packing: bool = False

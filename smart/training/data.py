@@ -15,10 +15,10 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from smart.config import UserError
-from smart.model.tokens import encode
+from smart.model.tokens import Overlength, encode
 from smart.runtime.files import atomic_folder, hash_bytes, hash_file
 from smart.runtime.manifest import read_manifest
-from smart.training.config import TrainConfig
+from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -201,7 +201,12 @@ class TokenStore:
 
 
 def tokenize(
-    table: pa.Table, tokenizer: PreTrainedTokenizerBase, config: TrainConfig, max_length: int
+    table: pa.Table,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    separator: str = SEPARATOR,
+    overlength: Overlength = "truncate_prompt",
 ) -> TokenStore:
     """Encode all rows, a few thousand at a time."""
     ids: list[np.ndarray] = []
@@ -212,9 +217,9 @@ def tokenize(
             tokenizer,
             chunk["prompt"].to_pylist(),
             chunk["response"].to_pylist(),
-            separator=config.separator,
+            separator=separator,
             max_length=max_length,
-            overlength=config.overlength,
+            overlength=overlength,
         )
         for number, row in enumerate(rows):
             if row is not None:

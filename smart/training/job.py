@@ -14,11 +14,13 @@ from smart.config import Problems, UserError, check_options, deciding
 from smart.model.adapters import target_layers
 from smart.model.base import Base, find_base, load_tokenizer, quieten
 from smart.runtime.manifest import make_key
+from smart.templates import SEPARATOR
 from smart.training.config import TrainConfig
 from smart.training.data import Mixture, TokenStore, read_mixture, tokenize
 from smart.training.order import Order, make_stream
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
 VERSION = 1
@@ -50,9 +52,15 @@ class TrainingJob:
     max_length: int
 
     @property
+    def separator(self) -> str:
+        """Between prompt and response: what the command says, else the mixture."""
+        own = self.mixture.manifest.get("config", {}).get("separator", SEPARATOR)
+        return str(own if self.config.separator is None else self.config.separator)
+
+    @property
     def deciding(self) -> dict[str, Any]:
         """The configuration as far as it decides the weights."""
-        return {**deciding(self.config), "max_length": self.max_length}
+        return {**deciding(self.config), "max_length": self.max_length, "separator": self.separator}
 
     @property
     def inputs(self) -> list[str]:
@@ -68,7 +76,7 @@ class TrainingJob:
         Raises:
             UserError: if no row is left.
         """
-        store = tokenize(self.mixture.train, self.tokenizer, self.config, self.max_length)
+        store = self._tokenize(self.mixture.train)
         if not len(store):
             raise UserError(
                 f"mixture={self.mixture.name}: none of its {len(self.mixture.train)} rows fits into"
@@ -80,16 +88,17 @@ class TrainingJob:
         """Tokens of the validation rows of each submixture."""
         table = self.mixture.validation
         names = sorted(pc.unique(table["submixture"]).to_pylist())
-        stores = {
-            name: tokenize(
-                table.filter(pc.equal(table["submixture"], name)),
-                self.tokenizer,
-                self.config,
-                self.max_length,
-            )
-            for name in names
-        }
+        stores = {name: self._tokenize(table.filter(pc.equal(table["submixture"], name))) for name in names}
         return {name: store for name, store in stores.items() if len(store)}
+
+    def _tokenize(self, table: pa.Table) -> TokenStore:
+        return tokenize(
+            table,
+            self.tokenizer,
+            self.max_length,
+            separator=self.separator,
+            overlength=self.config.overlength,
+        )
 
     def order(self, train: TokenStore) -> Order:
         """The examples of the run, in the order in which they are learnt."""

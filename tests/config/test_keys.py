@@ -136,6 +136,7 @@ DECIDE: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         ),
         "tokenizer": ((), ("tokenizer=tokenizer",)),
         "max_length": (("tokenizer=tokenizer",), ("tokenizer=tokenizer", "max_length=64")),
+        "separator": ((), ("separator='|'",)),
         "decontaminate": ((), FIND),
         "benchmark_data": (FIND, ("decontaminate=report", "benchmark_data=benchmarks2")),
         "heldout_data": (FIND, (*FIND, "heldout_data=unseen.parquet")),

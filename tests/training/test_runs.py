@@ -395,3 +395,20 @@ def test_the_key_follows_what_decides_the_weights(runner):
     ]
     changed += [{"tuning": {"lora_r": 5}}, {"separator": "\n"}]
     assert len({runner.job(**change).key for change in changed} | {key}) == len(changed) + 1
+
+
+def test_the_separator_is_the_mixtures_unless_the_command_names_one(runner, tmp_path):
+    plain = runner.job()
+    assert plain.deciding["separator"] == " "
+    assert runner.job(separator=" ").key == plain.key
+    shutil.copytree(runner.mixture, tmp_path / "lines")
+    manifest = {"kind": "mixture", "key": "a" * 32, "config": {"separator": "\n"}}
+    (tmp_path / "lines" / "manifest.json").write_text(json.dumps(manifest))
+    runner.mixture = tmp_path / "lines"
+    job = runner.job()
+    assert job.deciding["separator"] == "\n"
+    newline = job.tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
+    for store in (job.train_tokens(), *job.validation_tokens().values()):
+        ids, border = store[0]
+        assert ids[border] == newline
+    assert runner.job(separator=" ").key == plain.key

@@ -23,9 +23,9 @@ from smart.collection.render import closed_set, draw_shots, draw_templates, few_
 from smart.collection.schema import LABELS, TEXTS
 from smart.config import Problems, UserError, nearest
 from smart.config.types import Positive, Seed
-from smart.runtime.files import atomic_file
 from smart.runtime.manifest import make_key
 from smart.runtime.progress import progress
+from smart.runtime.sealed import read_sealed, write_sealed
 
 # Raised when the rows of one configuration change.
 VERSION = 1
@@ -111,11 +111,15 @@ class ReasoningGym(Source):
             "rows": [self.min_rows, self.max_rows],
             "tasks": names,
         }
-        path = cache / f"reasoning_gym-{make_key(origin, [], VERSION)[:16]}.parquet" if cache else None
-        table = _cached(path)
-        if table is None:
+        key = make_key(origin, [], VERSION)
+        path = cache / f"reasoning_gym-{key[:16]}.sealed" if cache else None
+        content = read_sealed(path, key) if path else None
+        if content is not None:
+            table = pq.read_table(pa.BufferReader(content))
+        else:
             table = self._generate({name: generators[name] for name in names})
-            _keep(table, path)
+            if path:
+                write_sealed(path, key, _as_parquet(table))
         train, validation = (
             Part.of(f"{split} rows of reasoning-gym", _columns(table.filter(pc.equal(table["split"], split))))
             for split in ("train", "validation")
@@ -202,19 +206,10 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _cached(path: Path | None) -> pa.Table | None:
-    if path is None or not path.exists():
-        return None
-    try:
-        return pq.read_table(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError):  # damaged: made again
-        return None
-
-
-def _keep(table: pa.Table, path: Path | None) -> None:
-    if path is not None:
-        with atomic_file(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+def _as_parquet(table: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    return bytes(buffer.getvalue().to_pybytes())
 
 
 def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:

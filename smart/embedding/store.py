@@ -26,6 +26,7 @@ from smart.runtime.files import PARTIAL, hash_file, write_atomic
 from smart.runtime.locks import locked
 from smart.runtime.manifest import FILE, make_key, read_manifest, versions, write_manifest
 from smart.runtime.progress import progress
+from smart.runtime.sealed import read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class _Shard:
 
 
 class _Store:
-    """FOLDER/KEY: 00000.npy and its record 00000.json, and so on; manifest.json comes last."""
+    """FOLDER/KEY: 00000.npy and its record 00000.sealed, and so on; manifest.json comes last."""
 
     def __init__(self, prompts: Prompts, encoder: Encoder, folder: Path, shard_rows: int) -> None:
         self.prompts, self.encoder, self.shard_rows = prompts, encoder, shard_rows
@@ -114,10 +115,18 @@ class _Store:
         return min(self.shard_rows, len(self.prompts) - number * self.shard_rows)
 
     def record(self, number: int) -> _Shard | None:
-        """The record of a shard; None where it was never finished."""
+        """The record of a shard; None where it was never finished, or is damaged."""
+        content = read_sealed(self._record(number), f"{self.key}/{number}")
+        return self._plain_record(number) if content is None else _Shard(**json.loads(content))
+
+    def _record(self, number: int) -> Path:
+        return self.path(number).with_suffix(".sealed")
+
+    def _plain_record(self, number: int) -> _Shard | None:
+        """As version 0.1.0 wrote it, which took hours for some."""
         try:
             return _Shard(**json.loads(self.path(number).with_suffix(".json").read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError):
             return None
 
     def complete(self) -> list[_Shard]:
@@ -126,7 +135,7 @@ class _Store:
             left_over.unlink()
         shards = {number: shard for number in range(self.count) if (shard := self._whole(number))}
         missing = [number for number in range(self.count) if number not in shards]
-        if missing or read_manifest(self.home) is None:
+        if missing or (read_manifest(self.home) or {}).get("key") != self.key:
             (self.home / FILE).unlink(missing_ok=True)
             started = time.monotonic()
             shards |= self._make(missing)
@@ -155,7 +164,8 @@ class _Store:
         if shard is None:
             return None
         path = self.path(number)
-        if not path.is_file() or hash_file(path) != shard.hash:
+        whole = path.is_file() and hash_file(path) == shard.hash
+        if not whole or np.load(path, mmap_mode="r").shape != (self.rows(number), shard.dimensions):
             log.warning("%s is damaged or gone: made again.", path)
             return None
         return shard
@@ -184,7 +194,8 @@ class _Store:
         with _full_disk_explained(self.home, rows_left * vectors[0].nbytes):
             write_atomic(path, _npy(vectors))
             shard = _Shard(hash_file(path), len(vectors), vectors.shape[1], encoded.truncated)
-            write_atomic(path.with_suffix(".json"), json.dumps(asdict(shard)) + "\n")
+            content = json.dumps(asdict(shard)).encode()
+            write_sealed(self._record(number), f"{self.key}/{number}", content)
         return shard
 
     def _encode(self, start: int, stop: int, session: Session, bar: progress) -> Encoded:

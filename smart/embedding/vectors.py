@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import zipfile
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from smart.runtime.files import atomic_file, hash_bytes
+from smart.runtime.files import hash_bytes
 from smart.runtime.locks import locked
 from smart.runtime.progress import progress
+from smart.runtime.sealed import read_sealed, write_sealed
 from smart.templates import TEMPLATES
-
-log = logging.getLogger(__name__)
 
 BLOCK = 16_384
 
@@ -77,14 +75,18 @@ def task_statistics(vectors: Vectors, offsets: np.ndarray) -> TaskStatistics:
         )
     if np.any(np.diff(ends) <= 0):
         raise ValueError(f"task {np.flatnonzero(np.diff(ends) <= 0)[0]} holds no vectors")
-    path = vectors.folder / f"summary-{hash_bytes([offsets.astype('<i8').tobytes()])[:16]}.npz"
+    groups = hash_bytes([offsets.astype("<i8").tobytes()])
+    path, key = vectors.folder / f"summary-{groups[:16]}.sealed", f"{vectors.key}-{groups}"
     # The store's own lock: who holds it may clear away temporary files beside the vectors.
     with locked(vectors.folder.with_name(f"{vectors.folder.name}.lock")):
-        statistics = _load(path)
-        if statistics is None:
-            statistics = _pass_over(vectors, offsets)
-            with atomic_file(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, task_means=statistics.task_means, distinct=statistics.distinct)
+        content = read_sealed(path, key)
+        if content is not None:
+            with np.load(io.BytesIO(content)) as arrays:
+                return TaskStatistics(arrays["task_means"], arrays["distinct"])
+        statistics = _pass_over(vectors, offsets)
+        buffer = io.BytesIO()
+        np.savez(buffer, task_means=statistics.task_means, distinct=statistics.distinct)
+        write_sealed(path, key, buffer.getvalue())
     return statistics
 
 
@@ -103,14 +105,3 @@ def _pass_over(vectors: Vectors, offsets: np.ndarray) -> TaskStatistics:
             distinct[group] = len(seen)
     sizes = np.diff(offsets[:: len(TEMPLATES)])
     return TaskStatistics((sums / sizes[:, None]).astype(np.float32), distinct)
-
-
-def _load(path: Path) -> TaskStatistics | None:
-    try:
-        with np.load(path) as arrays:  # a zip: its checksums notice damage
-            return TaskStatistics(arrays["task_means"], arrays["distinct"])
-    except FileNotFoundError:
-        return None
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError):
-        log.warning("%s is damaged: made again.", path)
-        return None

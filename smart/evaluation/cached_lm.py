@@ -8,6 +8,8 @@ changes what is padded with what, and the answers stay the same to the last digi
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,35 +28,75 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
+FORMAT = 1
+"""Of stored answers; lines of another one are not used."""
 Pair = tuple[tuple[str, str], list[int], list[int]]
 """A likelihood request: its texts, the ids of its context, the ids of its continuation."""
+
+log = logging.getLogger(__name__)
 
 
 class AnswerStore:
     """Answers of finished batches, one line each, appended to one file per process.
 
-    The folder stands for one model in one precision at one batch size: its caller names it by all of these.
+    The folder stands for one model in one precision at one batch size: its caller names it by all of these. A line
+    begins with the hash of the folder's name and of the rest of the line; one that does not is not used, so what it
+    answered is asked again.
     """
 
     def __init__(self, folder: Path, writer: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = folder / f"{writer}.jsonl"
+        self._file, self._name = folder / f"{writer}.jsonl", folder.name
         self._known: dict[str, list[Any]] = {}
         for file in sorted(folder.glob("*.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    key, answers = json.loads(line)
-                except ValueError:  # blank, or torn by a kill in the middle of writing
-                    continue
+            self._read(file)
+
+    def _read(self, file: Path) -> None:
+        content, start = file.read_bytes(), 0
+        damaged: list[tuple[int, int]] = []
+        lines = content.split(b"\n")
+        for line in lines:
+            check, _, text = line.partition(b" ")
+            if check == self._check(text):
+                key, answers = json.loads(text)
                 self._known[key] = answers
+            elif line.strip():
+                damaged.append((start, len(line)))
+            start += len(line) + 1
+        if damaged:
+            count = sum(bool(line.strip()) for line in lines)
+            log.warning("%s: %d of %d lines are damaged: asked again.", file, len(damaged), count)
+            # The last one may be torn, or another process may be writing it just now.
+            _blank(file, [place for place in damaged if sum(place) < len(content)])
 
     def get(self, key: str) -> list[Any] | None:
         return self._known.get(key)
 
     def put(self, key: str, answers: list[Any]) -> None:
         self._known[key] = answers
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps([key, answers]))  # the break first: the line before may be torn
+        text = json.dumps([key, answers]).encode()
+        line = self._check(text) + b" " + text + b"\n"
+        with self._file.open("ab") as file:
+            if file.tell() and not _ends_a_line(self._file):
+                line = b"\n" + line  # the line before is torn
+            file.write(line)
+
+    def _check(self, text: bytes) -> bytes:
+        return hash_bytes([f"answers {FORMAT} {self._name}".encode(), text])[:16].encode()
+
+
+def _ends_a_line(file: Path) -> bool:
+    with file.open("rb") as end:
+        end.seek(-1, os.SEEK_END)
+        return end.read() == b"\n"
+
+
+def _blank(file: Path, places: Sequence[tuple[int, int]]) -> None:
+    """Write spaces over lines: in place, since another process may append to the file at the same time."""
+    with file.open("r+b") as open_file:
+        for start, length in places:
+            open_file.seek(start)
+            open_file.write(b" " * length)
 
 
 @dataclass(frozen=True)

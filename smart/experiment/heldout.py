@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from smart.collection import load
 from smart.config import code_of_targets
 from smart.experiment.run_graph import named_files
-from smart.runtime.files import ContentHashes, atomic_file
+from smart.runtime.content import ContentHashes
+from smart.runtime.files import atomic_file
 from smart.runtime.locks import locked
 from smart.runtime.manifest import make_key
 

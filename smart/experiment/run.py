@@ -28,7 +28,7 @@ from smart.experiment.run_graph import StageRun, Study, build
 from smart.experiment.scores import check_metrics
 from smart.experiment.stage_configs import compose_stage
 from smart.experiment.status import RunLog, Status, cell_status
-from smart.runtime.files import ContentHashes
+from smart.runtime.content import ContentHashes
 from smart.runtime.locks import locked
 from smart.runtime.speed import is_gpu_here, measure
 from smart.runtime.tracking import track

@@ -13,7 +13,7 @@ from smart.config import Problems, asked
 from smart.config.command_line import literal, spell
 from smart.experiment.grid import Grid, Values, overrides_of
 from smart.experiment.stage_configs import CONFIGS, ComposeStage, StageConfig
-from smart.runtime.files import ContentHashes
+from smart.runtime.content import ContentHashes
 from smart.runtime.manifest import make_key
 
 FOLDERS = {"select": "mixtures", "train": "adapters", "evaluate": "scores"}

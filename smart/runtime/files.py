@@ -101,38 +101,6 @@ def hash_bytes(parts: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-class ContentHashes:
-    """Hashes of files and folders by what they hold. None is read twice while its size and time stay the same."""
-
-    def __init__(self, memory: Path | None = None) -> None:
-        """`memory`: a folder that remembers between processes."""
-        self._memory = memory
-        self._known: dict[str, str] = {}
-
-    def __call__(self, path: Path) -> str:
-        if path.is_file():
-            return self._of_file(path)
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return hash_bytes(
-            part.encode()
-            for file in files
-            for part in (file.relative_to(path).as_posix(), self._of_file(file))
-        )
-
-    def _of_file(self, path: Path) -> str:
-        status = path.stat()
-        seen = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-        if seen not in self._known:
-            note = self._memory / hash_bytes([seen.encode()]) if self._memory else None
-            if note and note.is_file():
-                self._known[seen] = note.read_text()
-            else:
-                self._known[seen] = hash_file(path)
-                if note:
-                    write_atomic(note, self._known[seen])
-        return self._known[seen]
-
-
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -17,8 +17,9 @@ from smart.benchmarks.suites import stock_texts
 from smart.collection import Collection
 from smart.collection.contamination import SIMILARITY, N, Overlap, Report, table_overlaps
 from smart.collection.tables import keep_rows
-from smart.runtime.files import hash_bytes, write_atomic
+from smart.runtime.files import hash_bytes
 from smart.runtime.locks import locked
+from smart.runtime.sealed import read_sealed, write_sealed
 
 VERSION = 1
 """Raised whenever other rows are found in the same texts."""
@@ -86,14 +87,21 @@ def look_for_benchmarks(
     benchmarks = questions(benchmark_data, heldout_data)
     texts = (text.encode() for part in benchmarks.items() for text in (part[0], *part[1]))
     key = hash_bytes([f"{VERSION} {N} {SIMILARITY}".encode(), *texts])
+    found_under = f"{collection.fingerprint}-{key}"
     file = cache / f"{collection.fingerprint[:16]}-{key[:16]}.json"
-    if plan and not file.exists():
-        return None
-    with locked(file.with_suffix(".lock")):
-        if not file.exists():
-            found = {name: table_overlaps(rows, benchmarks) for name, rows in _splits(collection).items()}
-            write_atomic(file, json.dumps({name: _plain(report) for name, report in found.items()}))
-    reports = {name: _report(plain) for name, plain in json.loads(file.read_text()).items()}
+    if plan:
+        reports = _kept(file, found_under)
+        if reports is None:
+            return None
+    else:
+        with locked(file.with_suffix(".lock")):
+            reports = _kept(file, found_under)
+            if reports is None:
+                reports = {
+                    name: table_overlaps(rows, benchmarks) for name, rows in _splits(collection).items()
+                }
+                plain = {name: _plain(report) for name, report in reports.items()}
+                write_sealed(file, found_under, json.dumps(plain).encode())
     for name, report in reports.items():
         log.info(
             "%s: %s of %s rows hold a benchmark's question.", name, report.mask.sum(), f"{report.rows:,}"
@@ -110,6 +118,11 @@ def questions(benchmark_data: Path | None, heldout_data: Path | None = None) -> 
 def _splits(collection: Collection) -> dict[str, pa.Table]:
     validation = {} if collection.validation is None else {"validation": collection.validation}
     return {"train": collection.train, **validation}
+
+
+def _kept(file: Path, key: str) -> dict[str, Report] | None:
+    content = read_sealed(file, key)
+    return None if content is None else {name: _report(plain) for name, plain in json.loads(content).items()}
 
 
 def _plain(report: Report) -> dict[str, Any]:

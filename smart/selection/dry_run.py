@@ -60,7 +60,7 @@ def _orderings(
     wanted = groups_to_order(tasks) if tasks else np.flatnonzero(sizes).tolist()
     if embedding and embedding.key:
         key = orderings_key(make_orderer(config), embedding.key, pool.groups.offsets)
-        known = read_shards(config.cache / "orderings" / key)
+        known = read_shards(config.cache / "orderings" / key, key, sizes)
         wanted = [group for group in wanted if group not in known]
     most = "" if tasks else "at most "
     return f"{most}{len(wanted):,} groups, {sizes[wanted].sum():,} rows to order" if wanted else "done"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +16,16 @@ import pyarrow.parquet as pq
 
 from smart.embedding import Vectors
 from smart.runtime.executor import map_unordered, packs
-from smart.runtime.files import atomic_file, hash_bytes
+from smart.runtime.files import hash_bytes
 from smart.runtime.locks import locked
 from smart.runtime.manifest import make_key, write_manifest
 from smart.runtime.progress import progress
+from smart.runtime.sealed import read_sealed, write_sealed
 from smart.submodular import SetFunction, maximize, quality, single_threaded_blas
 from smart.submodular.maximize import Optimizer
 
-log = logging.getLogger(__name__)
-
 VERSION = 1
+SUFFIX = ".sealed"
 SAVE_EVERY = 10.0
 """Seconds between shards: what a kill can cost."""
 PART = 20_000
@@ -104,12 +103,12 @@ def order_groups(
     key = orderings_key(orderer, vectors.key, offsets)
     folder = cache / key
     with locked(cache / f"{key}.lock"):
-        known = read_shards(folder)
         sizes = np.diff(offsets)
+        known = read_shards(folder, key, sizes)
         missing = sorted((g for g in wanted if g not in known), key=lambda g: (-sizes[g], g))
         if missing:
             started = time.monotonic()
-            known |= _compute(orderer, vectors, offsets, missing, folder, threads)
+            known |= _compute(orderer, vectors, offsets, missing, partial(save_shard, folder, key), threads)
             write_manifest(
                 folder,
                 {
@@ -127,25 +126,41 @@ def order_groups(
     return {group: known[group] for group in wanted}
 
 
-def read_shards(folder: Path) -> dict[int, np.ndarray]:
-    """All orderings that the cache holds; a damaged shard is noted and removed, to be made again."""
+def read_shards(folder: Path, key: str, sizes: np.ndarray) -> dict[int, np.ndarray]:
+    """All orderings that the cache holds; what is damaged, or of another key, is left out.
+
+    Args:
+        sizes: int64 (groups,): an order that is no permutation of so many rows is left out too.
+    """
     known: dict[int, np.ndarray] = {}
-    for shard in sorted(folder.glob("*.parquet")):
-        try:
-            table = pq.read_table(shard, page_checksum_verification=True)
-            groups, orders = table["group"].to_numpy(), table["order"].combine_chunks()
-        except (pa.ArrowInvalid, OSError, KeyError) as error:
-            log.warning("%s is damaged (%s); its orderings are made again.", shard, error)
-            shard.unlink()
+    for shard in sorted(folder.glob(f"*{SUFFIX}")):
+        content = read_sealed(shard, f"{key}/{shard.name}")
+        if content is None:
             continue
-        starts = orders.offsets.to_numpy()
-        flat = orders.values.to_numpy()
-        known |= {int(g): flat[starts[i] : starts[i + 1]] for i, g in enumerate(groups)}
+        table = pq.read_table(pa.BufferReader(content))
+        groups, orders = table["group"].to_numpy(), table["order"].combine_chunks()
+        starts, flat = orders.offsets.to_numpy(), orders.values.to_numpy()
+        found = {int(g): flat[starts[i] : starts[i + 1]] for i, g in enumerate(groups)}
+        known |= {g: order for g, order in found.items() if is_permutation(order, int(sizes[g]))}
     return known
 
 
+def is_permutation(order: np.ndarray, n: int) -> bool:
+    """Whether each of 0 … n - 1 is there once.
+
+    >>> is_permutation(np.array([2, 0, 1]), 3), is_permutation(np.array([2, 0, 0]), 3)
+    (True, False)
+    """
+    return len(order) == n and bool((np.sort(order) == np.arange(n)).all())
+
+
 def _compute(
-    orderer: Orderer, vectors: Vectors, offsets: np.ndarray, missing: list[int], folder: Path, threads: int
+    orderer: Orderer,
+    vectors: Vectors,
+    offsets: np.ndarray,
+    missing: list[int],
+    save: Callable[[dict[int, np.ndarray]], None],
+    threads: int,
 ) -> dict[int, np.ndarray]:
     def rows(group: int) -> int:
         return int(offsets[group + 1] - offsets[group])
@@ -159,7 +174,11 @@ def _compute(
 
     def work(groups: list[int], inner: int, outer: int) -> list[np.ndarray]:
         parts = (vectors[int(offsets[group]) : int(offsets[group + 1])] for group in groups)
-        return [orderer.order(X, inner, outer).astype(np.int32) for X in parts]
+        found = [orderer.order(X, inner, outer).astype(np.int32) for X in parts]
+        for group, order in zip(groups, found, strict=True):
+            if not is_permutation(order, rows(group)):
+                raise ValueError(f"the order of group {group} is no permutation of its {rows(group)} rows")
+        return found
 
     total = sum(map(rows, missing))
     try:
@@ -171,16 +190,17 @@ def _compute(
                     unsaved |= dict(zip(pack, orders, strict=True))
                     bar.update(sum(map(len, orders)))
                     if time.monotonic() - last_saved > SAVE_EVERY:
-                        _save(unsaved, folder)
+                        save(unsaved)
                         done |= unsaved
                         unsaved, last_saved = {}, time.monotonic()
     finally:
         if unsaved:
-            _save(unsaved, folder)
+            save(unsaved)
     return done | unsaved
 
 
-def _save(orders: dict[int, np.ndarray], folder: Path) -> None:
+def save_shard(folder: Path, key: str, orders: dict[int, np.ndarray]) -> None:
+    """Keep finished orders of groups, for `read_shards`."""
     groups = sorted(orders)
     table = pa.table(
         {
@@ -188,5 +208,7 @@ def _save(orders: dict[int, np.ndarray], folder: Path) -> None:
             "order": pa.array([orders[g] for g in groups], pa.large_list(pa.int32())),
         }
     )
-    with atomic_file(folder / f"{groups[0]:07d}-{len(groups)}.parquet") as temporary:
-        pq.write_table(table, temporary, write_page_checksum=True, compression="zstd")
+    shard = folder / f"{groups[0]:07d}-{len(groups)}{SUFFIX}"
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    write_sealed(shard, f"{key}/{shard.name}", buffer.getvalue().to_pybytes())

@@ -99,7 +99,7 @@ def test_killed_and_started_again_ends_with_the_same_bytes(
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    assert len(list(tmp_path.glob("killed/*/*.json"))) == whole
+    assert len(list(tmp_path.glob("killed/*/*.sealed"))) == whole
     assert len(list(tmp_path.glob(f"killed/*/.*{PARTIAL}*"))) == (die is die_while_writing)
     encoder = Fake()
     plan = plan_embedding(prompts(), encoder, tmp_path / "killed", SHARD_ROWS)
@@ -137,10 +137,40 @@ def test_a_damaged_shard_is_noticed_and_only_it_is_made_again(
     assert f"{home / '00002.npy'} is damaged or gone: made again." in caplog.messages
 
 
-def test_a_damaged_record_costs_one_shard(tmp_path: Path) -> None:
+def test_a_damaged_record_costs_one_shard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     home = embed(prompts(), Fake(), tmp_path, SHARD_ROWS).folder
-    (home / "00006.json").write_text('{"hash": "')
+    record = home / "00006.sealed"
+    whole, last = record.read_bytes(), ROWS - 6 * SHARD_ROWS
+    for harmed in (whole[:20], whole.replace(b'"truncated": 0', b'"truncated": 1'), b""):
+        assert harmed != whole
+        record.write_bytes(harmed)
+        encoder = Fake()
+        embed(prompts(), encoder, tmp_path, SHARD_ROWS)
+        assert len(encoder.asked) == last
+        assert record.read_bytes() == whole
+        assert f"{record} is damaged: made again." in caplog.messages
+        caplog.clear()
+
+
+def test_a_record_of_other_prompts_is_none_of_ours(tmp_path: Path) -> None:
+    homes = [embed(prompts(seed=seed), Fake(), tmp_path, SHARD_ROWS).folder for seed in (0, 1)]
+    whole = shard_bytes(homes[0])
+    for name in ("00000.npy", "00000.sealed"):
+        (homes[0] / name).write_bytes((homes[1] / name).read_bytes())
+    embed(prompts(), Fake(), tmp_path, SHARD_ROWS)
+    assert shard_bytes(homes[0]) == whole
+
+
+def test_records_of_version_0_1_0_are_read(tmp_path: Path) -> None:
+    home = embed(prompts(), Fake(), tmp_path, SHARD_ROWS).folder
+    for record in home.glob("*.sealed"):
+        record.with_suffix(".json").write_bytes(record.read_bytes().partition(b"\n")[2])
+        record.unlink()
     encoder = Fake()
+    embed(prompts(), encoder, tmp_path, SHARD_ROWS)
+    assert encoder.asked == []
+    record = home / "00006.json"
+    record.write_text(record.read_text().replace('"dimensions": 4', '"dimensions": 5'))
     embed(prompts(), encoder, tmp_path, SHARD_ROWS)
     assert len(encoder.asked) == ROWS - 6 * SHARD_ROWS
 
@@ -177,7 +207,7 @@ def test_a_full_disk_leaves_whole_shards_and_says_what_is_needed(
         embed(prompts(), Fake(), tmp_path, SHARD_ROWS)
     (home,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert str(home) in str(caught.value)
-    assert sorted(path.name for path in home.iterdir()) == ["00000.json", "00000.npy"]
+    assert sorted(path.name for path in home.iterdir()) == ["00000.npy", "00000.sealed"]
 
 
 def test_other_write_errors_are_not_called_a_full_disk(
@@ -202,7 +232,7 @@ def test_a_disk_that_is_really_full_is_told_and_resumed_from(tiny_disk: Path) ->
     pool = prompts([f"prompt {i}" for i in range(7_000)])  # 56 kB of vectors, but whole pages and records
     with pytest.raises(UserError, match="is full"):
         embed(pool, Fake(), tiny_disk / "cache", 1_000)
-    whole = len(list(tiny_disk.glob("cache/*/*.json")))
+    whole = len(list(tiny_disk.glob("cache/*/*.sealed")))
     assert 0 < whole < 7
     subprocess.run(["mount", "-o", "remount,size=1m", tiny_disk], check=True)
     encoder = Fake()

@@ -67,7 +67,7 @@ def test_the_summary_is_written_under_the_lock_of_the_store(tmp_path: Path) -> N
 
 def test_a_damaged_summary_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = task_statistics(vectors(tmp_path, matrix()), OFFSETS)
-    (path,) = tmp_path.glob("summary-*.npz")
+    (path,) = tmp_path.glob("summary-*.sealed")
     content = bytearray(path.read_bytes())
     for damaged in (content[:100], b"", content.replace(first.task_means.tobytes()[:8], b"\0" * 8)):
         assert bytes(damaged) != bytes(content)

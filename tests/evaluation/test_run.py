@@ -216,6 +216,51 @@ def test_a_store_reads_what_other_processes_have_written(tmp_path):
     assert store.get("none") is None
 
 
+def test_a_damaged_answer_is_asked_again_and_said(tmp_path, caplog):
+    """Any flipped or missing byte: never another answer, and whatever else is known stays known."""
+    folder, known = tmp_path / "store", {f"key {n}": [[-0.5 - n, True], [-7.25, False]] for n in range(3)}
+    store = AnswerStore(folder, "a")
+    for key, answers in known.items():
+        store.put(key, answers)
+    file = folder / "a.jsonl"
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        for harmed in (
+            whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :],
+            whole[:place],
+            whole[:place] + b"\n" + whole[place:],
+        ):
+            file.write_bytes(harmed)
+            found = AnswerStore(folder, "b")
+            assert all(found.get(key) in (None, answers) for key, answers in known.items())
+            lost = sum(found.get(key) is None for key in known)
+            assert lost <= (2 if len(harmed) >= len(whole) else 3)
+    file.write_bytes(whole.replace(b"-7.25", b"-7.26", 1))
+    caplog.clear()
+    AnswerStore(folder, "a").put("key 0", known["key 0"])
+    assert caplog.messages == [f"{file}: 1 of 3 lines are damaged: asked again."]
+    caplog.clear()
+    again = AnswerStore(folder, "a")
+    assert [again.get(key) for key in known] == list(known.values())
+    assert caplog.messages == [], "the damaged line is blank now"
+
+
+def test_answers_of_another_store_are_not_taken(tmp_path):
+    AnswerStore(tmp_path / "a", "x").put("key", [1.0])
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/x.jsonl").write_bytes((tmp_path / "a/x.jsonl").read_bytes())
+    assert AnswerStore(tmp_path / "b", "y").get("key") is None
+
+
+def test_a_torn_line_does_not_take_the_next_one_with_it(tmp_path):
+    AnswerStore(tmp_path, "x").put("key", [1.0])
+    with (tmp_path / "x.jsonl").open("ab") as file:
+        file.write(b"0123 [")
+    AnswerStore(tmp_path, "x").put("other", [2.0])
+    store = AnswerStore(tmp_path, "y")
+    assert (store.get("key"), store.get("other")) == ([1.0], [2.0])
+
+
 def test_two_processes_give_the_scores_of_one(adapter, benchmarks, cache, tmp_path):
     code = f"""
 import sys

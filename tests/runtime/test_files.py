@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smart.runtime import files
 from smart.runtime.files import (
-    ContentHashes,
     atomic_file,
     atomic_folder,
     hash_bytes,
@@ -91,28 +89,3 @@ def test_hashes_tell_parts_apart(tmp_path: Path) -> None:
     before = hash_file(tmp_path / "a")
     (tmp_path / "a").write_bytes(b"abd")
     assert before != hash_file(tmp_path / "a")
-
-
-def test_hashes_of_content_are_remembered_while_size_and_time_stay(tmp_path, monkeypatch):
-    file, read = tmp_path / "rows.parquet", []
-    file.write_text("one")
-    monkeypatch.setattr(files, "hash_file", lambda path: read.append(path) or path.read_text())
-    assert ContentHashes(tmp_path / "memory")(file) == ContentHashes(tmp_path / "memory")(file) == "one"
-    assert len(read) == 1
-    file.write_text("two")
-    os.utime(file, (1, 1))
-    assert ContentHashes(tmp_path / "memory")(file) == "two"
-    assert len(read) == 2
-    hashes = ContentHashes()
-    assert hashes(file) == hashes(file) == "two"
-    assert len(read) == 3
-
-
-def test_a_folders_hash_is_that_of_names_and_contents(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name / "inner").mkdir(parents=True)
-        (tmp_path / name / "inner/rows").write_text("one")
-    first, second = (ContentHashes()(tmp_path / name) for name in ("a", "b"))
-    assert first == second
-    (tmp_path / "b/inner/rows").rename(tmp_path / "b/inner/lines")
-    assert ContentHashes()(tmp_path / "b") != first

@@ -76,6 +76,24 @@ def test_a_plan_does_not_look(contaminated: Command, tmp_path: Path) -> None:
     assert "3 rows hold a question, left out" in contaminated("decontaminate=drop", "plan=true").out
 
 
+def test_what_was_found_is_looked_for_again_where_its_file_is_harmed(
+    contaminated: Command, tmp_path: Path
+) -> None:
+    contaminated("decontaminate=drop", "output=first")
+    (file,) = (tmp_path / "outputs/cache/contamination").glob("*.json")
+    whole = file.read_bytes()
+    other = whole.replace(b'"row": 5,', b'"row": 6,')
+    assert other != whole
+    for harmed in (other, whole[:-9], b""):
+        file.write_bytes(harmed)
+        done = contaminated("decontaminate=drop", "output=again", "overwrite=true")
+        assert done.code == 0, done.said
+        assert done.err.count(f"{file.name} is damaged: made again.") == 1
+        assert file.read_bytes() == whole
+        rows = [(tmp_path / name / "train.parquet").read_bytes() for name in ("first", "again")]
+        assert rows[0] == rows[1]
+
+
 def test_mistakes_are_told(contaminated: Command, benchmark_data: Path) -> None:
     done = contaminated("decontaminate=dorp", "budget=0")
     assert done.code == 1

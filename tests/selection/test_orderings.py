@@ -1,13 +1,14 @@
-"""How groups share the threads."""
+"""How groups share the threads, and what of the cache is used again."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from smart.selection import orderings
 from smart.selection.config import FunctionChoice
-from smart.selection.orderings import Orderer, order_groups
+from smart.selection.orderings import Orderer, order_groups, orderings_key
 from smart.submodular import FacilityLocation, GraphCut
 from tests.submodular.examples import clustered
 
@@ -52,3 +53,63 @@ def test_large_groups_get_all_threads_unless_their_function_has_no_use_for_them(
 def test_graph_cut_is_the_function_that_has_no_use_for_them():
     assert FunctionChoice("graphcut", {}, GraphCut).single_threaded
     assert not FunctionChoice("facility_location", {}, FacilityLocation).single_threaded
+
+
+OFFSETS = np.array([0, 30, 50, 90])
+
+
+def order(root: Path, seed: int = 0) -> tuple[dict[int, list[int]], list[int], Path]:
+    """Orders of three groups, the sizes of those that were computed, and the shard of this key."""
+    vectors = Rows(clustered(90))
+    vectors.key = f"rows {seed}"
+    watched = Watched(GraphCut, {"fn": "graphcut"}, 2**30)
+    orders = order_groups(watched, vectors, OFFSETS, [0, 1, 2], root, threads=1)
+    shard = min((root / orderings_key(watched, vectors.key, OFFSETS)).glob("*.sealed"))
+    return (
+        {g: order.tolist() for g, order in orders.items()},
+        sorted(rows for rows, *_ in watched.seen),
+        shard,
+    )
+
+
+def test_orders_are_computed_once_and_again_where_their_shard_is_harmed(tmp_path: Path) -> None:
+    orders, computed, shard = order(tmp_path)
+    assert computed == [20, 30, 40]
+    assert order(tmp_path)[:2] == (orders, [])
+    whole = shard.read_bytes()
+    for place in range(0, len(whole), 97):
+        shard.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        assert order(tmp_path)[:2] == (orders, [20, 30, 40]), place
+        assert shard.read_bytes() == whole
+    shard.write_bytes(whole[: len(whole) // 2])
+    assert order(tmp_path)[:2] == (orders, [20, 30, 40])
+
+
+def test_a_shard_of_another_key_or_under_another_name_is_not_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    orders, _, shard = order(tmp_path)
+    other = order(tmp_path, seed=1)[2]
+    shard.write_bytes(other.read_bytes())
+    assert order(tmp_path)[:2] == (orders, [20, 30, 40])
+    assert caplog.messages == [f"{shard} is damaged: made again."]
+
+
+def test_an_order_that_is_no_permutation_is_made_again(tmp_path: Path) -> None:
+    """As an earlier version or a wrong function may have left it."""
+    orders, _, shard = order(tmp_path)
+    wrong = {0: np.arange(30, dtype=np.int32), 1: np.zeros(20, np.int32), 2: np.arange(39, dtype=np.int32)}
+    orderings.save_shard(shard.parent, shard.parent.name, wrong)
+    found, computed, _ = order(tmp_path)
+    assert computed == [20, 40]
+    assert found[1] == orders[1]
+
+
+def test_a_function_that_gives_no_permutation_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Orderer, "order", lambda self, X, threads, share: np.zeros(len(X), np.int64))
+    orderer = Orderer(GraphCut, {"fn": "stuck"}, 2**30)
+    with pytest.raises(ValueError, match="is no permutation of its 30 rows"):
+        order_groups(orderer, Rows(clustered(90)), OFFSETS, [0], tmp_path, threads=1)
+    assert not list(tmp_path.rglob("*.sealed"))

@@ -14,9 +14,10 @@ pytest_plugins = ["tests.commands"]
 
 # Nothing that a library writes may land in the home folder or the clone, and nothing may reach for the network.
 _SCRATCH = Path(tempfile.gettempdir()) / f"smart-tests-{os.getuid()}"
-for _name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR", "HF_HOME"):
-    os.environ[_name] = str(_SCRATCH / _name.lower())
-    Path(os.environ[_name]).mkdir(parents=True, exist_ok=True)
+for _name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+    os.environ.pop(_name, None)  # then all of it goes below the folder of a run
+(_SCRATCH / "hf_home").mkdir(parents=True, exist_ok=True)
+os.environ["HF_HOME"] = str(_SCRATCH / "hf_home")
 os.environ.update(
     HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false"
 )

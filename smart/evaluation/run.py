@@ -14,7 +14,7 @@ from smart.benchmarks.suites import load_suite
 from smart.evaluation.config import EvaluateConfig
 from smart.evaluation.dry_run import describe_plan
 from smart.evaluation.job import EvaluationJob, prepare
-from smart.evaluation.scores import describe
+from smart.evaluation.scores import describe, read_scores
 from smart.evaluation.scoring import check_device, score
 from smart.model.base import fetch as fetch_model
 from smart.runtime import processes
@@ -22,7 +22,7 @@ from smart.runtime.files import write_atomic
 from smart.runtime.locks import locked
 from smart.runtime.logs import log_so_far
 from smart.runtime.manifest import Artifact, is_made
-from smart.runtime.tracking import TrackedRun, track
+from smart.runtime.tracking import TrackedRun, is_unlogged, track
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,10 @@ def evaluate(config: EvaluateConfig) -> EvaluationScores:
     folder = config.output or config.output_root / "scores" / name
     with locked(folder.with_name(f".{folder.name}.lock")) if rank == 0 else contextlib.nullcontext():
         if is_made(folder, job.key, "scores", config.overwrite):
+            wandb = config.output_root / "wandb"
+            if rank == 0 and is_unlogged(config.tracker, job_type="evaluate", folder=wandb, key=job.key):
+                with _tracked(job, folder, rank) as tracked, tracked.only_warns():
+                    _log_scores(tracked, job, folder, read_scores(folder)[1])
             return EvaluationScores(folder)
         return EvaluationScores(folder, _score_and_track(job, folder))
 
@@ -75,39 +79,43 @@ def _prepare(config: EvaluateConfig) -> EvaluationJob:
 
 def _score_and_track(job: EvaluationJob, folder: Path) -> str:
     """Score, and log to Weights & Biases; returns the table of scores as text."""
-    config, before = job.config, job.model.manifest
+    config = job.config
     sharing, device = _processes()
     check_device(job, device)
     if config.threads:
         import torch
 
         torch.set_num_threads(config.threads)
-    flat = {f"select.{key}": value for key, value in before.get("mixture", {}).get("config", {}).items()}
-    flat |= {f"train.{key}": value for key, value in before.get("config", {}).items()}
-    flat |= {f"evaluate.{key}": value for key, value in config.composed.values.items()}
-    with _tracked(config, folder, flat, before.get("mixture", {}).get("name"), sharing.rank) as tracked:
+    with _tracked(job, folder, sharing.rank) as tracked:
         results = score(job, folder, sharing, device)
-        tracked.summary(
-            {_metric(row): row["macro"]["value"] for row in results["scores"] if "micro" not in row}
-        )
-        tracked.summary({_metric(row): row["micro"]["value"] for row in results["scores"] if "micro" in row})
-        tracked.artifact(folder, "scores", {"key": job.key})
+        with tracked.only_warns():
+            _log_scores(tracked, job, folder, results)
     if sharing.rank == 0:
         write_atomic(folder / LOG_FILE, log_so_far())
     return describe(results["scores"])
 
 
 @contextlib.contextmanager
-def _tracked(
-    config: EvaluateConfig, folder: Path, flat: dict[str, Any], mixture: str | None, rank: int
-) -> Iterator[TrackedRun]:
+def _tracked(job: EvaluationJob, folder: Path, rank: int) -> Iterator[TrackedRun]:
     if rank > 0:
         yield TrackedRun()
         return
-    tracker = dataclasses.replace(config.tracker, group=config.tracker.group or mixture)
-    wandb = config.output_root / "wandb"
-    with track(tracker, job_type="evaluate", name=folder.name, config=flat, folder=wandb) as run:
+    config, before = job.config, job.model.manifest
+    mixture = before.get("mixture", {})
+    flat = {f"select.{key}": value for key, value in mixture.get("config", {}).items()}
+    flat |= {f"train.{key}": value for key, value in before.get("config", {}).items()}
+    flat |= {f"evaluate.{key}": value for key, value in config.composed.values.items()}
+    tracker = dataclasses.replace(config.tracker, group=config.tracker.group or mixture.get("name"))
+    wandb, name = config.output_root / "wandb", folder.name
+    with track(tracker, job_type="evaluate", name=name, config=flat, folder=wandb, key=job.key) as run:
         yield run
+
+
+def _log_scores(tracked: TrackedRun, job: EvaluationJob, folder: Path, results: dict[str, Any]) -> None:
+    rows = results["scores"]
+    tracked.summary({_metric(row): row["macro"]["value"] for row in rows if "micro" not in row})
+    tracked.summary({_metric(row): row["micro"]["value"] for row in rows if "micro" in row})
+    tracked.artifact(folder, "scores", {"key": job.key})
 
 
 def _metric(row: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from smart.experiment.stage_configs import compose_stage
 from smart.experiment.status import RunLog, Status, cell_status
 from smart.runtime.content import ContentHashes
 from smart.runtime.locks import locked
+from smart.runtime.manifest import read_manifest
 from smart.runtime.speed import is_gpu_here, measure
 from smart.runtime.tracking import track
 from smart.selection.keys import VERSION as SELECT
@@ -203,7 +204,11 @@ def _track(config: ReproduceConfig, study: Study, table: Table, folder: Path) ->
     tracker = replace(config.tracker, group=config.tracker.group or study.grid.name)
     said = {"title": table.title, "seeds": list(study.grid.seeds), **study.grid.fixed, **study.grid.axes}
     name, wandb = f"table-{study.grid.name}", config.output_root / "wandb"
-    with track(tracker, job_type="table", name=name, config=said, folder=wandb) as run:
+    key = (read_manifest(folder) or {}).get("key", name)
+    with (
+        track(tracker, job_type="table", name=name, config=said, folder=wandb, key=key) as run,
+        run.only_warns(),
+    ):
         run.table("scores", table.head(), [table.line(row) for row in table.rows])
         run.figures(folder / "figures")
         run.artifact(folder, "table", {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,14 +14,14 @@ import pyarrow.parquet as pq
 
 from smart.config import code_of_targets
 from smart.mixture import TaskBudgets, render_summary, sample_validation, write_mixture
-from smart.mixture.budgets import read_tasks
+from smart.mixture.budgets import COLUMNS, read_tasks
 from smart.runtime.files import make_writable
 from smart.runtime.locks import locked
 from smart.runtime.logs import log_so_far
 from smart.runtime.manifest import Artifact, is_made, versions
 from smart.runtime.memory import peak_memory
 from smart.runtime.progress import Clock
-from smart.runtime.tracking import flatten, track
+from smart.runtime.tracking import flatten, is_unlogged, mark_unlogged, track
 from smart.selection.config import SelectConfig
 from smart.selection.decontamination import questions
 from smart.selection.dry_run import describe_plan
@@ -84,11 +83,15 @@ def select(config: SelectConfig) -> SelectedMixture:
     folder = config.output or config.output_root / "mixtures" / f"{_stem(config, pool)}-{key[:8]}"
     make_writable("output", folder.parent)
     with locked(folder.with_name(f".{folder.name}.lock")):
+        wandb = config.output_root / "wandb"
         if is_made(folder, key, "mixture", config.overwrite):
+            if is_unlogged(config.tracker, job_type="select", folder=wandb, key=key):
+                _track(config, SelectedMixture(folder), wandb)
             return SelectedMixture(folder)
         selection = _select(config, pool, num_tasks, budget, clock)
-        counts = _write(config, pool, selection, key, inputs, folder, clock)
-        _track(config, folder, key, counts)
+        mark_unlogged(config.tracker, job_type="select", folder=wandb, key=key)
+        _write(config, pool, selection, key, inputs, folder, clock)
+        _track(config, SelectedMixture(folder), wandb)
     return SelectedMixture(folder, render_summary(selection.tasks))
 
 
@@ -145,8 +148,7 @@ def _write(
     inputs: list[str],
     folder: Path,
     clock: Clock,
-) -> dict[str, int]:
-    """Write the mixture; returns its counts."""
+) -> None:
     for warning in selection.warnings:
         log.warning("%s", warning)
     validation = _validation_rows(config, pool)
@@ -187,7 +189,6 @@ def _write(
         task_embeddings=selection.task_means,
         log=log_so_far(),
     )
-    return counts
 
 
 def _validation_rows(config: SelectConfig, pool: Pool) -> pa.Table | None:
@@ -204,14 +205,14 @@ def _contamination(pool: Pool, selection: _Selection, validation: pa.Table | Non
     return {"contamination": pool.contamination.describe(pool.collection, mixture)}
 
 
-def _track(config: SelectConfig, folder: Path, key: str, counts: dict[str, int]) -> None:
+def _track(config: SelectConfig, mixture: SelectedMixture, folder: Path) -> None:
     flat = flatten("select", config.composed.values, config.choices)
-    with track(
-        config.tracker, job_type="select", name=folder.name, config=flat, folder=config.output_root / "wandb"
-    ) as run:
-        with (folder / "tasks.csv").open(encoding="utf-8", newline="") as file:
-            header, *lines = csv.reader(file)
-        run.summary(counts)
-        run.table("tasks", header, lines)
-        run.figures(folder / "figures")
-        run.artifact(folder, "mixture", {"key": key})
+    name, key = mixture.path.name, mixture.manifest["key"]
+    with (
+        track(config.tracker, job_type="select", name=name, config=flat, folder=folder, key=key) as run,
+        run.only_warns(),
+    ):
+        run.summary(mixture.manifest["counts"])
+        run.table("tasks", COLUMNS, [list(task.values()) for task in mixture.tasks])
+        run.figures(mixture.path / "figures")
+        run.artifact(mixture.path, "mixture", {"key": key})

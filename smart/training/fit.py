@@ -26,6 +26,8 @@ from smart.training.job import TrainingJob, cached_tokens
 
 RUN_FILE = "run.json"
 """Beside the checkpoints: what the unfinished run is."""
+HISTORY = "history.jsonl"
+"""Metrics of every step and evaluation, a line each."""
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ def fit(
         if not interrupted:
             if job.config.merge:
                 manifest["merged"] = _merge(job, source, output)
-            write_atomic(output / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
+            write_atomic(output / HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
             write_atomic(output / "README.md", model_card(manifest))
         write_manifest(output, manifest)
         if not interrupted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from smart.runtime.files import make_writable, write_atomic
 from smart.runtime.locks import locked
 from smart.runtime.logs import log_so_far
 from smart.runtime.manifest import Artifact
-from smart.runtime.tracking import TrackedRun, flatten, track
+from smart.runtime.tracking import TrackedRun, flatten, is_unlogged, track
 from smart.training import launch
 from smart.training.config import TrainConfig
 from smart.training.dry_run import describe_plan
-from smart.training.fit import fit, is_finished, merge
+from smart.training.fit import HISTORY, fit, is_finished, merge
 from smart.training.job import TrainingJob, prepare
 
 LOG_FILE = "train.log"
@@ -46,6 +47,8 @@ def train(config: TrainConfig) -> TrainedAdapter:
     if is_finished(folder, job.key, config.overwrite):
         if config.merge and job.world.rank == 0:
             merge(job, folder)
+        if job.world.rank == 0:
+            _catch_up(job, TrainedAdapter(folder))
         return TrainedAdapter(folder, found=True)
     if config.launch and not processes.is_launched():
         launch.start(config.launch, job.world, (*config.composed.flags, *config.composed.overrides))
@@ -79,19 +82,10 @@ def prepare_job(config: TrainConfig) -> TrainingJob:
 
 
 def _fit_and_track(job: TrainingJob, folder: Path) -> None:
-    config, before = job.config, job.mixture.manifest
-    flat = flatten("select", before.get("config", {}), before.get("choices", {}))
-    flat |= flatten("train", config.composed.values, config.choices)
-    tracker = dataclasses.replace(config.tracker, group=config.tracker.group or job.mixture.name)
-    tracking: contextlib.AbstractContextManager[TrackedRun] = contextlib.nullcontext(TrackedRun())
-    if job.world.rank == 0:
-        tracking = track(
-            tracker, job_type="train", name=folder.name, config=flat, folder=config.output_root / "wandb"
-        )
-    with tracking as run:
+    with _tracked(job, folder) if job.world.rank == 0 else contextlib.nullcontext(TrackedRun()) as run:
 
         def watch(logs: dict[str, float], step: int) -> None:
-            run.metrics({_metric(name): value for name, value in logs.items()}, step)
+            _log_step(run, logs, step)
 
         fitted = fit(job, folder, watch)
         if job.world.rank == 0:
@@ -100,6 +94,32 @@ def _fit_and_track(job: TrainingJob, folder: Path) -> None:
             raise KeyboardInterrupt
         run.summary(fitted.manifest["counts"])
         run.artifact(folder, "adapter", {"key": job.key})
+
+
+def _tracked(job: TrainingJob, folder: Path) -> contextlib.AbstractContextManager[TrackedRun]:
+    config, before = job.config, job.mixture.manifest
+    flat = flatten("select", before.get("config", {}), before.get("choices", {}))
+    flat |= flatten("train", config.composed.values, config.choices)
+    tracker = dataclasses.replace(config.tracker, group=config.tracker.group or job.mixture.name)
+    wandb = config.output_root / "wandb"
+    return track(tracker, job_type="train", name=folder.name, config=flat, folder=wandb, key=job.key)
+
+
+def _catch_up(job: TrainingJob, adapter: TrainedAdapter) -> None:
+    """Log a training that was finished, but never logged, from its history."""
+    wandb = job.config.output_root / "wandb"
+    if not is_unlogged(job.config.tracker, job_type="train", folder=wandb, key=job.key):
+        return
+    with _tracked(job, adapter.path) as run, run.only_warns():
+        for line in (adapter.path / HISTORY).read_text(encoding="utf-8").splitlines():
+            logs = json.loads(line)
+            _log_step(run, logs, logs.pop("step"))
+        run.summary(adapter.manifest["counts"])
+        run.artifact(adapter.path, "adapter", {"key": job.key})
+
+
+def _log_step(run: TrackedRun, logs: dict[str, float], step: int) -> None:
+    run.metrics({_metric(name): value for name, value in logs.items()}, step)
 
 
 def _metric(name: str) -> str:

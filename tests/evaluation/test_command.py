@@ -211,6 +211,13 @@ def test_the_run_is_tracked_with_the_stages_before_it(arguments, adapter, monkey
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, f"adapter={adapter}"])
     try:
         evaluate.main()
+        logged = dict(seen)
+        seen.clear()
+        evaluate.main()
+        assert seen == {}, "what was logged is not logged again"
+        monkeypatch.setattr("smart.evaluation.run.is_unlogged", lambda *_, **__: True)
+        evaluate.main()
+        assert seen == logged, "what was scored but not logged is logged by the same command"
     finally:
         (adapter / "manifest.json").unlink()
     assert seen["job_type"] == "evaluate"

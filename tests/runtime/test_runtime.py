@@ -1,4 +1,4 @@
-"""Manifests, locks, threads, progress and tracking."""
+"""Manifests, locks, threads and progress."""
 
 import logging
 import threading
@@ -12,7 +12,6 @@ from smart.runtime.executor import map_unordered
 from smart.runtime.locks import locked
 from smart.runtime.manifest import is_made, make_key, read_manifest, write_manifest
 from smart.runtime.progress import progress
-from smart.runtime.tracking import Tracker, flatten, track
 
 
 def test_a_key_names_config_inputs_and_version() -> None:
@@ -82,50 +81,3 @@ def test_progress_in_a_log_has_rate_and_remaining_time(caplog: pytest.LogCapture
         bar.update(5)
     assert "Embedding:  50%" in caplog.text
     assert "rows/s" in caplog.text
-
-
-def test_without_a_key_tracking_is_offline_and_holds_no_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert Tracker().resolved_mode() == "offline"
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert Tracker().resolved_mode() == "online"
-    monkeypatch.delenv("WANDB_API_KEY")
-    monkeypatch.setenv("MY_TOKEN", "a-very-secret-token")
-    artifact = tmp_path / "mixture"
-    artifact.mkdir()
-    (artifact / "a.txt").write_text("rows")
-    with track(
-        Tracker(), job_type="select", name="x", config={"select.fn": "a"}, folder=tmp_path / "w"
-    ) as run:
-        run.summary({"rows": 3})
-        run.table("tasks", ["name", "rows"], [["a", 1]])
-        run.artifact(artifact, "mixture", {})
-    written = [file for file in (tmp_path / "w").rglob("*") if file.is_file()]
-    assert any(file.suffix == ".wandb" for file in written)
-    assert not any(b"a-very-secret-token" in file.read_bytes() for file in written)
-
-
-def test_disabled_tracking_does_nothing(tmp_path: Path) -> None:
-    with track(
-        Tracker(mode="disabled"), job_type="select", name="x", config={}, folder=tmp_path / "w"
-    ) as run:
-        run.summary({"rows": 3})
-    assert not (tmp_path / "w").exists()
-
-
-def test_a_configuration_is_flat_and_choices_go_by_name() -> None:
-    config = {
-        "fn": {"_target_": "a.GraphCut", "_partial_": True, "tradeoff": 0.4},
-        "budget": "25k",
-        "tags": ["x"],
-    }
-    assert flatten("select", config, {"fn": "graphcut"}) == {
-        "select.fn": "graphcut",
-        "select.fn.tradeoff": 0.4,
-        "select.budget": "25k",
-        "select.tags": ["x"],
-    }

@@ -7,14 +7,16 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from smart.config import UserError
+from smart.config import Composition, UserError
 from smart.runtime.manifest import read_manifest
-from smart.training import checkpoints
+from smart.runtime.tracking import Tracker
+from smart.training import checkpoints, train
 from smart.training.fit import is_finished, merge
 
 
@@ -412,3 +414,39 @@ def test_the_separator_is_the_mixtures_unless_the_command_names_one(runner, tmp_
         ids, border = store[0]
         assert ids[border] == newline
     assert runner.job(separator=" ").key == plain.key
+
+
+def test_a_training_that_was_not_logged_is_logged_by_the_same_call(runner, tmp_path, monkeypatch):
+    steps: list[int] = []
+    summary: dict[str, object] = {}
+
+    class Run:
+        dir = "/somewhere/files"
+
+        def __init__(self) -> None:
+            self.summary = summary
+
+        def log(self, values, step=None):
+            steps.append(step)
+
+        def log_artifact(self, artifact):
+            pass
+
+        def finish(self, exit_code=0):
+            pass
+
+    def refuse(**_):
+        raise OSError("away")
+
+    config = runner.job(output=tmp_path / "adapter", tracker=Tracker("online")).config
+    config = replace(config, composed=Composition(choices={"model": "tiny_llama", "tuning": "lora"}))
+    monkeypatch.setattr("wandb.init", refuse)
+    assert not train(config).found
+    assert steps == []
+    monkeypatch.setattr("wandb.init", lambda **_: Run())
+    assert train(config).found
+    assert sorted({step for step in steps if step}) == list(range(1, 7))
+    assert summary["steps"] == 6
+    steps.clear()
+    assert train(config).found
+    assert steps == [], "once"

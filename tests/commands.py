@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +24,10 @@ import pytest
 from smart.templates import TEMPLATES
 
 ROOT = Path(__file__).resolve().parents[1]
+FORKS = ROOT / "tests" / "forks.py"
+FAULTS = ROOT / "tests" / "faults" / "faults.c"
+COMPILER = shutil.which("gcc") or shutil.which("cc")
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
 
 
 @dataclass
@@ -55,6 +65,44 @@ def collection(tmp_path: Path) -> Path:
     return path
 
 
+@functools.cache
+def python() -> str:
+    """In the place of sys.executable, where a test needs a process but not a new interpreter: see tests/forks.py."""
+    if not sys.platform.startswith("linux"):  # elsewhere, libraries do not survive a fork
+        return sys.executable
+    return start_forks(Path(_scratch.enter_context(tempfile.TemporaryDirectory(prefix="forks-"))))
+
+
+def start_forks(folder: Path) -> str:
+    """Start a server of forks; returns the program in `folder` that is used as Python is."""
+    program, server = folder / "python", folder / "server"
+    words = [sys.executable, "-I", "-S", str(FORKS), str(server)]
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    program.chmod(0o700)
+    environment = {**os.environ, **ONE_THREAD, "CUDA_VISIBLE_DEVICES": ""}
+    if COMPILER:  # tests/faults can disturb what it forks
+        library = str(folder / "faults.so")
+        subprocess.run([COMPILER, "-O1", "-shared", "-fPIC", "-o", library, FAULTS, "-ldl"], check=True)
+        environment["LD_PRELOAD"] = library
+    process = subprocess.Popen(  # it ends when its standard input does
+        [sys.executable, str(FORKS), "serve", str(server), str(program)],
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    _scratch.callback(_stop, process)
+    assert process.stdout is not None
+    while (line := process.stdout.readline()) != "ready\n":
+        assert line, "the server of forks has not started"
+    return str(program)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait()
+
+
+_scratch = contextlib.ExitStack()
+atexit.register(_scratch.close)
 Command = Callable[..., Done]
 
 
@@ -95,7 +143,7 @@ def start(tmp_path: Path, collection: Path) -> Callable[..., subprocess.Popen[st
     def command(*more: str, **environment: str) -> subprocess.Popen[str]:
         arguments = ["collection=files", f"collection.path={collection}", "tracker=none", "budget=100", *more]
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "select.py"), *arguments],
+            [python(), str(ROOT / "select.py"), *arguments],
             cwd=tmp_path,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from smart.runtime.locks import locked
 from smart.selection import SelectConfig
 from smart.selection.pool import Pool, read_pool
-from tests.commands import ROOT, Command
+from tests.commands import Command
 
 
 def nothing_half_written(root: Path) -> bool:
@@ -240,9 +239,9 @@ def test_ctrl_c_that_a_library_swallows(
     assert "select: interrupted" in done.err
 
 
-def test_help_names_every_choice() -> None:
-    done = subprocess.run([sys.executable, "select.py", "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0
+def test_help_names_every_choice(run: Command) -> None:
+    done = run("select", "--help")
+    assert done.code == 0
     for word in (
         "facility_location",
         "reasoning_gym",
@@ -251,7 +250,7 @@ def test_help_names_every_choice() -> None:
         "budget: 25k",
         "num_tasks",
     ):
-        assert word in done.stdout
+        assert word in done.out
 
 
 def test_a_command_leaves_the_environment_as_it_was(select: Command, monkeypatch: pytest.MonkeyPatch) -> None:

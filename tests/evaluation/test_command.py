@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from smart.cli import evaluate
+from tests.commands import ROOT, python
 from tests.evaluation.examples import TASKS, save_adapter
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def run(arguments, monkeypatch, capsys):
 
 
 def script(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    command = [sys.executable, *launcher, str(ROOT / "evaluate.py"), *arguments]
+    command = [python(), *launcher, str(ROOT / "evaluate.py"), *arguments]
     return subprocess.Popen(
         command,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -169,7 +168,7 @@ main()
 def test_kill_9_in_the_middle_of_writing_repeats_the_batch_in_flight(run, arguments, adapter):
     more = [f"adapter={adapter}", "batch_size=1", "tracker=none"]
     done = subprocess.run(
-        [sys.executable, "-c", TORN, *arguments, *more],
+        [python(), "-c", TORN, *arguments, *more],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr

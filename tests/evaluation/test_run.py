@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,10 +19,10 @@ from smart.evaluation.cached_lm import AnswerStore, Processes
 from smart.evaluation.dry_run import describe_plan
 from smart.evaluation.job import EvaluationJob
 from smart.model import ModelOptions, find_base, load_tokenizer, weights_source
+from tests.commands import ROOT, python
 from tests.evaluation.examples import TASKS, make_job, move, save_adapter
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def score(job: EvaluationJob, folder: Path) -> dict:
@@ -269,6 +268,7 @@ import dataclasses, pathlib
 from accelerate import PartialState
 from smart.evaluation import scoring
 from smart.evaluation.cached_lm import Processes
+from tests.commands import ROOT, python
 from tests.evaluation.examples import make_job, move
 P = pathlib.Path
 state = PartialState(cpu=True)
@@ -279,7 +279,7 @@ scoring.score(job, P({str(tmp_path / "two")!r}), Processes(state.process_index, 
 """
     (tmp_path / "job.py").write_text(code)
     command = [
-        sys.executable,
+        python(),
         "-m",
         "torch.distributed.run",
         "--standalone",

@@ -8,7 +8,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from safetensors.torch import load_file
 
 from smart.config import ConfigError, compose, read_config
 from smart.training import TrainConfig
+from tests.commands import ROOT, python
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "model=tiny_llama",
     "tuning.dtype=float32",
@@ -45,7 +44,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 def run(*command: str, code: int = 0, cwd: Path = ROOT, **extra: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, *command],
+        [python(), *command],
         cwd=cwd,
         env=environment(**extra),
         capture_output=True,
@@ -201,7 +200,7 @@ def kill_after(command: list[str], folder: Path, delay: float) -> bool:
 def check_kills(arguments: list[str], whole: Path, folder: Path, kills: int) -> None:
     seconds = json.loads((whole / "manifest.json").read_text())["seconds"]
     rng = random.Random(0)
-    command = [sys.executable, "train.py", *arguments, f"output={folder}"]
+    command = [python(), "train.py", *arguments, f"output={folder}"]
     alive = sum(kill_after(command, folder, rng.uniform(0, seconds)) for _ in range(kills))
     run(*command[1:])
     assert alive, "no process was killed while it worked"
@@ -257,7 +256,7 @@ main()
 
 def die_inside(target: str, count: int, arguments: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLER, target, str(count), *arguments],
+        [python(), "-c", KILLER, target, str(count), *arguments],
         cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -301,7 +300,7 @@ def test_two_processes_in_4_bits_stopped_by_a_signal_go_on_and_merge(arguments, 
     run("train.py", *changed, f"output={tmp_path / 'whole'}")
     folder = tmp_path / "stopped"
     process = subprocess.Popen(
-        [sys.executable, "train.py", *changed, f"output={folder}"], cwd=ROOT, env=environment()
+        [python(), "train.py", *changed, f"output={folder}"], cwd=ROOT, env=environment()
     )
     while process.poll() is None and not list(folder.glob("checkpoints/checkpoint-*/seal.json")):
         time.sleep(0.02)

@@ -1,0 +1,308 @@
+"""Commands whose calls to the file system are numbered, and disturbed one at a time.
+
+The library is compiled from faults.c and loaded into the server of forks (tests/forks.py), so a disturbed command costs
+a second or two. What a run did is a list of calls; the same command makes the same calls in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.commands import ONE_THREAD, Done, python
+
+KINDS = (
+    "kill before",
+    "kill after",
+    "torn",
+    "no space",
+    "no space from then on",
+    "broken",
+    "broken from then on",
+)
+"""In the order of faults.c, after NONE. Broken: EIO."""
+KILLS = KINDS[:3]
+REMOVALS = ("unlink", "rmdir", "remove")
+POSSIBLE = {
+    "write": KINDS,
+    "rename": ("kill before", "kill after", "broken", "broken from then on"),
+    **dict.fromkeys(REMOVALS, ("kill before", "kill after", "broken", "broken from then on")),
+}
+"""Kinds that can befall a call; those of every other call are all but a torn write."""
+MESSAGES = {"no space": "no space left", "broken": "input/output error"}
+STAGES = ("select", "train", "evaluate")
+ARTIFACT = "mine"
+"""Where the commands are told to write: output=mine."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One line of a trace; paths are relative to the folder of the run."""
+
+    number: int
+    name: str
+    path: str
+    second: str
+    size: int
+
+    @property
+    def what(self) -> str:
+        """The call without what is random in it."""
+        return " ".join(part for part in (self.name, plain(self.path), plain(self.second)) if part)
+
+
+def plain(path: str) -> str:
+    """A path without the random part of a temporary name, and the numbers of processes."""
+    path = re.sub(r"\.partial-(?!old\b)\w+", ".partial-*", path)
+    path = re.sub(r"/\.tmp\w{6}$", "/.tmp*", path)  # safetensors'
+    return re.sub(r"(cache/content|cache/answers/\w+)/[^/]+$", r"\1/*", path)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to call `number` of `process`."""
+
+    process: str
+    number: int
+    kind: str
+
+    @property
+    def kills(self) -> bool:
+        return self.kind in KILLS
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to disturb, run in an empty folder or in a copy of `before`."""
+
+    stage: str
+    arguments: tuple[str, ...]
+    before: Path | None = None
+    prelude: str = ""
+    """Code that runs before the command's."""
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        return ("reproduce", *STAGES) if self.stage == "reproduce" else (self.stage,)
+
+    def prepare(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        if self.before:
+            shutil.copytree(self.before, folder, symlinks=True)
+        else:
+            folder.mkdir(parents=True)
+
+    def run(self, folder: Path, fault: Fault | None = None) -> tuple[Done, dict[str, list[Call]]]:
+        """Run in `folder`; returns what was said, and the calls of each process that was traced."""
+        traces = folder.parent / f"{folder.name}-traces"
+        shutil.rmtree(traces, ignore_errors=True)
+        traces.mkdir()
+        code = self._code(self.stage, folder, traces, fault)
+        if self.stage == "reproduce":
+            stages = {stage: self._code(stage, folder, traces, fault) for stage in STAGES}
+            programs = f"{{stage: [sys.executable, '-c', code] for stage, code in {stages!r}.items()}}"
+            code = f"import sys\nfrom smart.experiment.execute import PROGRAMS\nPROGRAMS.update({programs})\n{code}"
+        done = subprocess.run(
+            [python(), "-c", code, *self.arguments],
+            cwd=folder, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        found = {path.stem: read_trace(path, folder) for path in sorted(traces.iterdir())}
+        return Done(done.returncode, done.stdout, done.stderr), found
+
+    def _code(self, stage: str, folder: Path, traces: Path, fault: Fault | None) -> str:
+        number, kind = 0, 0
+        if fault and fault.process == stage:
+            number, kind = fault.number, 1 + KINDS.index(fault.kind)
+        arm = f"ctypes.CDLL(None).arm({os.fsencode(folder)!r}, {os.fsencode(traces / stage)!r}, {number}, {kind})"
+        return f"{self.prelude}\nimport ctypes; {arm}\nfrom smart.cli.{stage} import main; main()"
+
+
+def read_trace(path: Path, folder: Path) -> list[Call]:
+    def relative(place: str) -> str:
+        return os.path.relpath(place, folder) if place.startswith(f"{folder}/") else ""
+
+    lines = [line.split("\t") for line in path.read_text(errors="surrogateescape").splitlines()]
+    return [Call(int(n), name, relative(a) or ".", relative(b), int(size)) for n, name, a, b, size in lines]
+
+
+# What a folder holds, without what differs from run to run.
+VOLATILE = {
+    "seconds",
+    "last_session_seconds",
+    "peak_memory",
+    "from_store",
+    "select.log",
+    "train.log",
+    "evaluate.log",
+}
+VOLATILE |= {"train_runtime", "train_samples_per_second", "train_steps_per_second"}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file and folder below, by its plain path → the hash of what does not differ from run to run."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        name = plain(str(path.relative_to(folder)))
+        if path.is_dir():
+            found[name] = "a folder"
+        else:
+            found[name] = hashlib.sha256(lasting(path)).hexdigest()[:16]
+    return found
+
+
+def lasting(path: Path) -> bytes:
+    """A file's bytes, but for times of day and durations."""
+    content = path.read_bytes()
+    if path.suffix == ".log" or "cache/content" in str(path):
+        return b""  # what a log says depends on what there was to do
+    if path.suffix == ".jsonl" and "cache/answers" not in str(path):
+        return b"".join(_stable(line) for line in content.splitlines())
+    if path.suffix == ".json":
+        return _stable(content)
+    return content
+
+
+def _stable(content: bytes) -> bytes:
+    return json.dumps(_without_times(json.loads(content)), sort_keys=True).encode()
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_times(one) for key, one in value.items() if key not in VOLATILE}
+    return [_without_times(one) for one in value] if isinstance(value, list) else value
+
+
+@dataclass
+class Trial:
+    """A command, what an undisturbed run of it leaves, and the calls that it makes."""
+
+    command: Command
+    scratch: Path
+    whole: dict[str, str] = field(default_factory=dict)
+    calls: dict[str, list[Call]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        folder = self._folder()
+        done, self.calls = self.command.run(folder)
+        assert done.code == 0, done.said
+        self.whole = contents(folder)
+
+    def _folder(self) -> Path:
+        folder = self.scratch / "run"  # always the same, since paths stand in results
+        self.command.prepare(folder)
+        return folder
+
+    def sites(self) -> list[tuple[str, Call]]:
+        """Every call, with its process; of many writes to one file in a row the first, the last and one between."""
+        return [
+            (process, call)
+            for process in self.command.processes
+            for call in thinned(self.calls.get(process, []))
+        ]
+
+    def faults(self, seed: int = 0) -> list[Fault]:
+        """One of each site, of a kind that is drawn."""
+        return [
+            draw(process, call, random.Random(f"{seed} {process} {call.number}"))
+            for process, call in self.sites()
+        ]
+
+    def problems(self, fault: Fault) -> list[str]:
+        """Disturb the command, then run it again undisturbed: what went wrong in either."""
+        folder = self._folder()
+        done, calls = self.command.run(folder, fault)
+        met = next((call for call in calls.get(fault.process, []) if call.number == fault.number), None)
+        found = [*self._disturbed(fault, met, done), *self._left(folder, done), *self._artifacts(folder)]
+        again, _ = self.command.run(folder)
+        if again.code or "Traceback" in again.said:
+            found.append(f"the rerun ended with {again.code}:\n{again.said[-3000:]}")
+        else:
+            found += differences(self.whole, contents(folder))
+        where = f"{fault.process} #{fault.number} {fault.kind}: {met.what if met else 'not reached'}"
+        return [f"{where}: {problem}" for problem in found]
+
+    def _disturbed(self, fault: Fault, met: Call | None, done: Done) -> list[str]:
+        if met is None:
+            return ["the call was not made"]
+        if fault.kills and fault.process == self.command.stage:
+            return [] if done.code == -9 else [f"was not killed, but ended with {done.code}"]
+        if "Traceback" in done.said:
+            return [f"a traceback:\n{done.said[-4000:]}"]
+        if done.code not in (0, 1):
+            return [f"ended with {done.code}:\n{done.said[-2000:]}"]
+        known = [text for kind, text in MESSAGES.items() if fault.kind.startswith(kind)]
+        if done.code == 1 and not any(text in done.said.lower() for text in known) and not fault.kills:
+            return [f"a message that does not say why:\n{done.said[-2000:]}"]
+        return []
+
+    def _left(self, folder: Path, done: Done) -> list[str]:
+        """A run that says it succeeded has left what it leaves undisturbed."""
+        if done.code:
+            return []
+        here = contents(folder)
+        wrong = [name for name, digest in here.items() if name in self.whole and self.whole[name] != digest]
+        return [f"success, but {name} is another" for name in wrong]
+
+    def _artifacts(self, folder: Path) -> list[str]:
+        """A folder with a manifest is a whole artifact; of the older and the new one, one is there."""
+        if not self.command.before:
+            return []
+        wanted = [contents(self.command.before / ARTIFACT), below(self.whole, ARTIFACT)]
+        places = {
+            path: contents(path)
+            for path in (folder / ARTIFACT, *folder.glob(f".{ARTIFACT}*"))
+            if path.is_dir()
+        }
+        whole = {
+            path for path, there in places.items() if any(one.items() <= there.items() for one in wanted)
+        }
+        found = [] if whole else ["neither the older artifact nor the new one is there"]
+        broken = [
+            path
+            for path in places.keys() - whole
+            if (path / "manifest.json").exists() and path.name == ARTIFACT
+        ]
+        return found + [f"{path.name} has a manifest, but is not whole" for path in broken]
+
+
+def below(found: dict[str, str], folder: str) -> dict[str, str]:
+    """The part of `contents` in a folder."""
+    return {
+        name.removeprefix(f"{folder}/"): one for name, one in found.items() if name.startswith(f"{folder}/")
+    }
+
+
+def thinned(calls: list[Call]) -> list[Call]:
+    kept: list[Call] = []
+    run: list[Call] = []
+    for call in [*calls, None]:
+        if run and (call is None or call.what != run[0].what):
+            between = (
+                random.Random(run[0].number).sample(run[1:-1], min(1, len(run) - 2)) if len(run) > 2 else []
+            )
+            kept += [run[0], *between, *run[1:][-1:]]
+            run = []
+        if call is not None:
+            run.append(call)
+    return kept
+
+
+def draw(process: str, call: Call, rng: random.Random) -> Fault:
+    return Fault(
+        process, call.number, rng.choice(POSSIBLE.get(call.name, tuple(k for k in KINDS if k != "torn")))
+    )
+
+
+def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
+    missing = [f"{name} is missing" for name in expected if name not in found]
+    left = [f"{name} was left over" for name in found if name not in expected]
+    other = [f"{name} is another" for name in expected if name in found and expected[name] != found[name]]
+    return missing + left + other

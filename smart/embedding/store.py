@@ -24,7 +24,7 @@ from smart.embedding.prompts import Prompts
 from smart.embedding.vectors import Vectors
 from smart.runtime.files import PARTIAL, hash_file, write_atomic
 from smart.runtime.locks import locked
-from smart.runtime.manifest import FILE, make_key, read_manifest, versions, write_manifest
+from smart.runtime.manifest import FILE, is_intact, make_key, versions, write_manifest
 from smart.runtime.progress import progress
 from smart.runtime.sealed import read_sealed, write_sealed
 
@@ -135,7 +135,7 @@ class _Store:
             left_over.unlink()
         shards = {number: shard for number in range(self.count) if (shard := self._whole(number))}
         missing = [number for number in range(self.count) if number not in shards]
-        if missing or (read_manifest(self.home) or {}).get("key") != self.key:
+        if missing or not is_intact(self.home, self.key, files=False):
             (self.home / FILE).unlink(missing_ok=True)
             started = time.monotonic()
             shards |= self._make(missing)

@@ -13,7 +13,7 @@ from smart.model.base import Base, Texts, find_base, load_tokenizer, weights_sou
 from smart.model.load import load_model
 from smart.model.options import ModelOptions
 from smart.runtime.files import hash_bytes, hash_file
-from smart.runtime.manifest import read_manifest
+from smart.runtime.manifest import open_artifact
 from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
@@ -102,11 +102,9 @@ def find_model(model: ModelOptions | None, adapter: Path | None, precision: Prec
             raise UserError("model: name one (model=mistral_7b), or an adapter=FOLDER, which knows its model")
         base = find_base(model)
         return ModelUnderTest(_stem(model.name), base, None, None, {}, precision)
-    manifest = read_manifest(adapter) or {}
     if not adapter.is_dir():
         raise UserError(f"adapter={adapter}: no such folder; python train.py prints where it wrote one")
-    if manifest.get("status") == "interrupted":
-        raise UserError(f"adapter={adapter}: its training is not finished; the train command goes on with it")
+    manifest = open_artifact(adapter) or {}
     if not (adapter / "adapter_config.json").is_file():
         return _whole_model(model, adapter, manifest, precision)
     config = json.loads((adapter / "adapter_config.json").read_text())
@@ -137,7 +135,7 @@ def _whole_model(
         raise UserError(f"model={model.name}: leave it out, since adapter={folder} is a whole model")
     name = folder.parent.name + "-merged" if folder.name == "merged" else folder.resolve().name
     if folder.name == "merged":
-        manifest = manifest or read_manifest(folder.parent) or {}
+        manifest = manifest or open_artifact(folder.parent) or {}
     return ModelUnderTest(name, find_base(ModelOptions(str(folder))), None, None, manifest, precision)
 
 

@@ -18,9 +18,7 @@ from smart.evaluation.scores import describe, read_scores
 from smart.evaluation.scoring import check_device, score
 from smart.model.base import fetch as fetch_model
 from smart.runtime import processes
-from smart.runtime.files import write_atomic
-from smart.runtime.locks import locked
-from smart.runtime.logs import log_so_far
+from smart.runtime.locks import owned
 from smart.runtime.manifest import Artifact, is_made
 from smart.runtime.tracking import TrackedRun, is_unlogged, track
 
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from smart.evaluation.cached_lm import Processes
-
-LOG_FILE = "evaluate.log"
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationScores:
     job = _prepare(config)
     name = f"{job.model.name}-{job.suite.name}-{job.key[:8]}"
     folder = config.output or config.output_root / "scores" / name
-    with locked(folder.with_name(f".{folder.name}.lock")) if rank == 0 else contextlib.nullcontext():
+    with owned(folder) if rank == 0 else contextlib.nullcontext():
         if is_made(folder, job.key, "scores", config.overwrite):
             wandb = config.output_root / "wandb"
             if rank == 0 and is_unlogged(config.tracker, job_type="evaluate", folder=wandb, key=job.key):
@@ -90,8 +86,6 @@ def _score_and_track(job: EvaluationJob, folder: Path) -> str:
         results = score(job, folder, sharing, device)
         with tracked.only_warns():
             _log_scores(tracked, job, folder, results)
-    if sharing.rank == 0:
-        write_atomic(folder / LOG_FILE, log_so_far())
     return describe(results["scores"])
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from smart.config import UserError
 from smart.evaluation.statistics import score_interval
 from smart.runtime.files import hash_bytes
+from smart.runtime.manifest import open_artifact
 
 SAMPLES = "samples.parquet"
 RESULTS = "results.json"
@@ -156,7 +157,9 @@ def read_scores(folder: Path) -> tuple[pa.Table, dict[str, Any]]:
 
     Raises:
         UserError: where it holds none.
+        DamagedError: where they are not what was written.
     """
+    open_artifact(folder)
     if not (folder / SAMPLES).is_file() or not (folder / RESULTS).is_file():
         raise UserError(
             f"compare: {folder} holds no scores ({RESULTS} and {SAMPLES}); python evaluate.py writes them"

@@ -19,6 +19,7 @@ from smart.evaluation.job import PACKAGES, VERSION, EvaluationJob, load_tasks
 from smart.evaluation.model_under_test import load_lm, settings
 from smart.evaluation.scores import samples_table, summarize, task_hashes, write_scores
 from smart.runtime.files import atomic_folder
+from smart.runtime.logs import log_so_far
 from smart.runtime.manifest import make_key, versions, write_manifest
 from smart.runtime.memory import peak_memory
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 THEIRS = ("results", "groups", "versions", "n-shot", "n-samples", "configs")
 """What is kept of lm-eval's own results."""
+LOG_FILE = "evaluate.log"
 log = logging.getLogger(__name__)
 
 
@@ -69,6 +71,7 @@ def score(job: EvaluationJob, folder: Path, processes: Processes, device: torch.
     if processes.rank == 0:
         with atomic_folder(folder) as draft:
             write_scores(draft, samples, content)
+            (draft / LOG_FILE).write_text(log_so_far(), encoding="utf-8")
             write_manifest(draft, _manifest(job, content))
     return content
 

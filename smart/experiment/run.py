@@ -29,7 +29,7 @@ from smart.experiment.scores import check_metrics
 from smart.experiment.stage_configs import compose_stage
 from smart.experiment.status import RunLog, Status, cell_status
 from smart.runtime.content import ContentHashes
-from smart.runtime.locks import locked
+from smart.runtime.locks import owned
 from smart.runtime.manifest import read_manifest
 from smart.runtime.speed import is_gpu_here, measure
 from smart.runtime.tracking import track
@@ -91,7 +91,7 @@ def reproduce(config: ReproduceConfig, tell: Tell = print) -> Path:
     run_missing(made.study, made.run_log, _starter(made, tell), tell)
     table = read_table(made.study, made.run_log, config)
     folder = config.output or config.output_root / "tables" / made.study.grid.name
-    with locked(folder.with_name(f".{folder.name}.lock")):
+    with owned(folder):
         tasks = task_map(made.study, Pools(config.output_root))
         write_results(folder, made.study, made.run_log, table, tasks, config)
     _track(config, made.study, table, folder)

@@ -8,10 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from smart.config import Infeasible
+from smart.config import Infeasible, UserError
 from smart.experiment.run_graph import Cell, StageRun
 from smart.runtime.files import write_atomic
-from smart.runtime.manifest import read_manifest
+from smart.runtime.manifest import INTERRUPTED, read_manifest
 
 TAIL = 12
 
@@ -68,12 +68,16 @@ class RunLog:
 
 
 def manifest_of(run: StageRun) -> dict[str, Any]:
-    return read_manifest(run.folder) or {}
+    """What a run left; nothing where that is damaged: its own command says so, and costs its own cells alone."""
+    try:
+        return read_manifest(run.folder) or {}
+    except UserError:
+        return {}
 
 
 def is_done(run: StageRun) -> bool:
     manifest = manifest_of(run)
-    if not manifest or manifest.get("status", "finished") != "finished":
+    if not manifest or manifest.get("status") == INTERRUPTED:
         return False
     if run.source is None:
         return True
@@ -84,7 +88,7 @@ def is_done(run: StageRun) -> bool:
 def is_stale(run: StageRun) -> bool:
     """Whether something finished lies there, made from what is no longer there."""
     manifest = manifest_of(run)
-    return bool(manifest) and manifest.get("status", "finished") == "finished" and not is_done(run)
+    return bool(manifest) and manifest.get("status") != INTERRUPTED and not is_done(run)
 
 
 def cell_status(cell: Cell, run_log: RunLog) -> Status:

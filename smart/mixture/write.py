@@ -15,7 +15,7 @@ from smart.mixture.budgets import TaskBudgets, write_tasks
 from smart.mixture.card import render_card
 from smart.mixture.figures import draw_figures
 from smart.mixture.rows import shuffle
-from smart.runtime.files import atomic_folder, hash_file
+from smart.runtime.files import atomic_folder
 from smart.runtime.manifest import write_manifest
 from smart.templates import SEPARATOR
 
@@ -70,10 +70,7 @@ def write_mixture(
         card = render_card(folder.name, tasks, held_out, manifest, figures)
         (draft / "README.md").write_text(card, encoding="utf-8")
         (draft / "select.log").write_text(log, encoding="utf-8")
-        files = sorted(path for path in draft.rglob("*") if path.is_file())
-        hashes = {path.relative_to(draft).as_posix(): hash_file(path) for path in files}
-        content = {**manifest, "files": hashes}
-        write_manifest(draft, content)
+        content = write_manifest(draft, manifest)
     return content
 
 

@@ -17,8 +17,9 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from smart.config import UserError, nearest
 from smart.model.options import ModelOptions
 from smart.model.tiny import ARCHITECTURES, tiny_config, train_tokenizer
-from smart.runtime.files import atomic_folder, hash_bytes, hash_file
-from smart.runtime.locks import locked
+from smart.runtime.files import hash_bytes, hash_file
+from smart.runtime.locks import owned
+from smart.runtime.manifest import cached_folder
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -131,15 +132,13 @@ def load_tokenizer(base: Base, texts: Texts) -> PreTrainedTokenizerBase:
 def weights_source(base: Base, cache: Path) -> str:
     """What `from_pretrained` can read: the hub name, or a folder of safetensors.
 
-    Weights that lie nowhere in that form (GGUF, random) are written once into `cache`.
+    Weights that lie nowhere in that form (GGUF, random) are written once into `cache`, and again where damaged.
     """
     if base.options.tiny is None and base.gguf is None:
         return base.options.name
     folder = cache / f"{base.options.name.rpartition('/')[2]}-{hash_bytes([base.key.encode()])[:8]}"
-    with locked(folder.with_suffix(".lock")):
-        if not folder.exists():
-            with atomic_folder(folder) as temporary:
-                _make_weights(base).save_pretrained(temporary)
+    with owned(folder):
+        cached_folder(folder, "weights", base.key, lambda draft: _make_weights(base).save_pretrained(draft))
     return str(folder.resolve())
 
 

@@ -1,8 +1,9 @@
-"""Files that are either whole or absent, and their hashes."""
+"""Files and folders that are either whole or absent, on disk when they are said to be, and their hashes."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 import tempfile
@@ -14,23 +15,25 @@ import xxhash
 from smart.config import UserError
 
 PARTIAL = ".partial-"
+"""In the name of everything that is not finished: nothing reads it, and the next run removes it."""
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it becomes `path` at the end, or vanishes on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _sync(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    make_folder(path.parent)
+    with _naming(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            sync(temporary)
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -43,30 +46,110 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty sibling folder; it takes the place of `path` at the end, or vanishes on an error.
 
-    What a killed process left beside `path` is removed first, so hold a lock when two may write the same folder.
+    What a killed process left beside `path` is put right first, so hold a lock when two may write the same folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in path.parent.glob(f".{path.name}{PARTIAL}*"):
-        shutil.rmtree(left_over)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent))
-    try:
-        yield temporary
-        for file in sorted(temporary.rglob("*")):
-            _sync(file)
-        os.chmod(temporary, 0o777 & ~_umask())
-        _replace_folder(temporary, path)
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    path = real(path)
+    make_folder(path.parent)
+    recover(path)
+    with _naming(path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent))
+        try:
+            yield temporary
+            os.chmod(temporary, 0o777 & ~_umask())
+            sync_tree(temporary)
+            _replace_folder(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace_folder(new: Path, path: Path) -> None:
-    # os.replace cannot replace a folder that holds something, so the old one steps aside for a moment.
-    old = path.with_name(f".{path.name}{PARTIAL}old")
+    # os.replace cannot replace a folder that holds something, so the old one steps aside for a moment. After a kill
+    # between the two renames, `recover` brings it back.
     if path.exists():
-        os.replace(path, old)
+        os.replace(path, _aside(path))
     os.replace(new, path)
-    shutil.rmtree(old, ignore_errors=True)
+    sync(path.parent)
+    remove(_aside(path))
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}{PARTIAL}old")
+
+
+def recover(path: Path) -> None:
+    """Put right what killed runs left of a file or folder: an old one comes back, drafts go. Hold its lock."""
+    path = real(path)
+    if _aside(path).exists() and not path.exists():
+        os.replace(_aside(path), path)
+        sync(path.parent)
+    within = path.glob(f".*{PARTIAL}*") if path.is_dir() else ()
+    for left in (*path.parent.glob(f".{glob.escape(path.name)}{PARTIAL}*"), *within):
+        remove(left)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder, which is either whole or gone for whoever looks: also where this is killed half-way."""
+    path = real(path)
+    if path.exists():
+        gone = path.with_name(f".{path.name}{PARTIAL}gone")
+        remove(gone)
+        os.replace(path, gone)
+        sync(path.parent)
+        remove(gone)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        error.filename = str(path)  # rmtree names the last part alone
+        raise
+
+
+def real(path: Path) -> Path:
+    """Where a path leads: itself, unless it is a symbolic link, which no rename should replace."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder with its parents, so that they outlive a power cut."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Return when a file's bytes, or a folder's names, are on disk."""
+    with _naming(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Return when everything in a folder is on disk, whichever library wrote it."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder
+        if not path.is_symlink():
+            sync(path)
+    sync(folder)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    # Errors of a file that is open already (EIO, ENOSPC) don't say which it was.
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def make_writable(key: str, folder: Path) -> None:
@@ -99,14 +182,6 @@ def hash_bytes(parts: Iterable[bytes | memoryview]) -> str:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _umask() -> int:

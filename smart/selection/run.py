@@ -16,7 +16,7 @@ from smart.config import code_of_targets
 from smart.mixture import TaskBudgets, render_summary, sample_validation, write_mixture
 from smart.mixture.budgets import COLUMNS, read_tasks
 from smart.runtime.files import make_writable
-from smart.runtime.locks import locked
+from smart.runtime.locks import owned
 from smart.runtime.logs import log_so_far
 from smart.runtime.manifest import Artifact, is_made, versions
 from smart.runtime.memory import peak_memory
@@ -82,7 +82,7 @@ def select(config: SelectConfig) -> SelectedMixture:
     key = mixture_key(config, inputs, budget)
     folder = config.output or config.output_root / "mixtures" / f"{_stem(config, pool)}-{key[:8]}"
     make_writable("output", folder.parent)
-    with locked(folder.with_name(f".{folder.name}.lock")):
+    with owned(folder):
         wandb = config.output_root / "wandb"
         if is_made(folder, key, "mixture", config.overwrite):
             if is_unlogged(config.tracker, job_type="select", folder=wandb, key=key):

@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 class CheckpointCallback(TrainerCallback):
     """When to evaluate: at the start, every so many steps, at the end; and what makes a checkpoint whole."""
 
-    def __init__(self, eval_steps: int | None, keep: int) -> None:
+    def __init__(self, eval_steps: int | None, keep: int, key: str) -> None:
         self._eval_steps = eval_steps
         self._keep = keep
+        self._key = key
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -41,7 +42,7 @@ class CheckpointCallback(TrainerCallback):
         PartialState().wait_for_everyone()  # each process has written a file of its own
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir))
-            checkpoints.seal(folder / f"checkpoint-{state.global_step}")
+            checkpoints.seal(folder / f"checkpoint-{state.global_step}", self._key)
             checkpoints.prune(folder, self._keep)
 
 

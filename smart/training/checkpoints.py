@@ -1,19 +1,17 @@
-"""Checkpoints that are whole or not there: a seal with the hash of every file is written last."""
+"""Checkpoints that are whole or not there: a manifest with the hash of every file is written last."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from smart.config import UserError
-from smart.runtime.files import hash_file, write_atomic
+from smart.runtime.manifest import FILE, is_intact, write_manifest
 
-SEAL = "seal.json"
+SEAL = FILE
+"""What makes a checkpoint whole."""
 _FULL = 1 << 16
 """Bytes. Below this much free space, treat any write failure as a full disk."""
 _WRITE_FAILED = (
@@ -23,29 +21,11 @@ _WRITE_FAILED = (
     "Disk quota exceeded",
     "I/O error",
 )
-log = logging.getLogger(__name__)
 
 
-def seal(checkpoint: Path) -> None:
+def seal(checkpoint: Path, key: str) -> None:
     """Mark a checkpoint as whole, once all its files are on disk."""
-    files = sorted(file for file in checkpoint.rglob("*") if file.is_file())
-    for path in (*files, checkpoint):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    hashes = {str(file.relative_to(checkpoint)): hash_file(file) for file in files}
-    write_atomic(checkpoint / SEAL, json.dumps(hashes, indent=2) + "\n")
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was sealed and has not changed since."""
-    try:
-        hashes = json.loads((checkpoint / SEAL).read_text())
-        return all(hash_file(checkpoint / name) == value for name, value in hashes.items())
-    except (OSError, ValueError):
-        return False
+    write_manifest(checkpoint, {"kind": "checkpoint", "key": key})
 
 
 @contextmanager
@@ -78,12 +58,11 @@ def by_step(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*"), key=step_of)
 
 
-def last_whole(folder: Path) -> Path | None:
-    """The last whole checkpoint; what a killed process left after it is removed."""
+def last_whole(folder: Path, key: str) -> Path | None:
+    """The last whole checkpoint of a run; what is damaged, or was left by a killed process, is removed."""
     for checkpoint in reversed(by_step(folder)):
-        if is_whole(checkpoint):
+        if is_intact(checkpoint, key):
             return checkpoint
-        log.warning("%s is not whole: removed.", checkpoint)
         shutil.rmtree(checkpoint)
     return None
 

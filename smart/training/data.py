@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from smart.config import UserError
 from smart.model.tokens import Overlength, encode
-from smart.runtime.files import atomic_folder, hash_bytes, hash_file
-from smart.runtime.manifest import read_manifest
+from smart.runtime.files import hash_bytes, hash_file
+from smart.runtime.manifest import open_artifact
 from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
@@ -51,15 +51,15 @@ def read_mixture(source: str) -> Mixture:
 
     Raises:
         UserError: if there is nothing of the name, or it lacks prompt and response.
+        DamagedError: for a mixture that is not what was written.
     """
     path = Path(source)
-    manifest = read_manifest(path) or {}
+    manifest = open_artifact(path) or {}
     if manifest.get("kind") == "mixture":
-        _check_files(path, manifest)
+        # The manifest's key stands for the rows, in names and on resume, so only files that it names are read.
         train = pq.read_table(path / "train.parquet")
-        validation = (
-            pq.read_table(path / "validation.parquet") if (path / "validation.parquet").exists() else None
-        )
+        named = "validation.parquet" in manifest["files"]
+        validation = pq.read_table(path / "validation.parquet") if named else None
         return Mixture(
             path.name, manifest["key"], _columns(train, source), _columns(validation, source), manifest
         )
@@ -68,18 +68,6 @@ def read_mixture(source: str) -> Mixture:
     if train is None:
         raise UserError(f"mixture={source}: has no split named train, only {', '.join(sorted(splits))}")
     return Mixture(path.stem, key, _columns(train, source), _columns(splits.get("validation"), source), {})
-
-
-def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    # The manifest's key stands for the rows, in names and on resume, so they must still be those.
-    for name, known in manifest.get("files", {}).items():
-        if name.endswith(".parquet") and not (folder / name).is_file():
-            raise UserError(f"mixture={folder}: {name} is missing; make the mixture anew with overwrite=true")
-        if name.endswith(".parquet") and hash_file(folder / name) != known:
-            raise UserError(
-                f"mixture={folder}: {name} has changed since the mixture was made; make it anew with"
-                " overwrite=true, or move the file into a folder without manifest.json to train on it as it is"
-            )
 
 
 def _read_path(path: Path) -> tuple[dict[str, pa.Table], str]:
@@ -188,9 +176,9 @@ class TokenStore:
         return int(self.starts[-1] - self.borders.sum(dtype=np.int64))
 
     def save(self, folder: Path) -> None:
-        with atomic_folder(folder) as temporary:
-            for name, array in vars(self).items():
-                np.save(temporary / f"{name}.npy", array)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in vars(self).items():
+            np.save(folder / f"{name}.npy", array)
 
     @classmethod
     def load(cls, folder: Path) -> TokenStore:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +14,17 @@ from smart.config import UserError
 from smart.model.adapters import add_adapters, merge_adapters
 from smart.model.base import weights_source
 from smart.model.load import load_model
-from smart.runtime.files import PARTIAL, write_atomic
-from smart.runtime.locks import locked
-from smart.runtime.manifest import is_made, read_manifest, versions, write_manifest
+from smart.runtime.files import discard, make_folder, remove, sync, write_atomic
+from smart.runtime.logs import log_so_far
+from smart.runtime.manifest import (
+    INTERRUPTED,
+    DamagedError,
+    cached_folder,
+    is_made,
+    read_manifest,
+    versions,
+    write_manifest,
+)
 from smart.runtime.memory import peak_memory
 from smart.training import checkpoints
 from smart.training.card import model_card
@@ -28,6 +35,9 @@ RUN_FILE = "run.json"
 """Beside the checkpoints: what the unfinished run is."""
 HISTORY = "history.jsonl"
 """Metrics of every step and evaluation, a line each."""
+UNFINISHED = ("tokens", "checkpoints", RUN_FILE)
+"""What only an unfinished run needs; it goes in this order, so that a run killed meanwhile is still known as one."""
+LOG_FILE = "train.log"
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +52,7 @@ class Fitted:
 
     @property
     def interrupted(self) -> bool:
-        return bool(self.manifest["status"] == "interrupted")
+        return bool(self.manifest["status"] == INTERRUPTED)
 
 
 def fit(
@@ -64,12 +74,12 @@ def fit(
     state = PartialState(cpu=not job.world.gpu)
     with state.main_process_first():
         if state.is_main_process:
-            if job.config.overwrite:
-                shutil.rmtree(output, ignore_errors=True)
+            if job.config.overwrite and not _is_begun(job, output):
+                discard(output)
             _claim(job, output)
         store = cached_tokens(job, output / "tokens")
         source = weights_source(job.base, job.config.models)
-        resumed = checkpoints.last_whole(output / "checkpoints")
+        resumed = checkpoints.last_whole(output / "checkpoints", job.key)
     if state.is_main_process:
         _tell(job, store)
     trainer, preemption = _make_trainer(job, store, source, output, resumed, watch)
@@ -85,16 +95,9 @@ def fit(
     manifest = _manifest(job, store, trainer, interrupted, resumed)
     manifest |= {"choices": job.config.choices, "seconds": round(time.monotonic() - started, 2)}
     if state.is_main_process:
-        if not interrupted:
-            if job.config.merge:
-                manifest["merged"] = _merge(job, source, output)
-            write_atomic(output / HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
-            write_atomic(output / "README.md", model_card(manifest))
-        write_manifest(output, manifest)
-        if not interrupted:
-            (output / RUN_FILE).unlink()
-            for left in ("tokens", "checkpoints"):
-                shutil.rmtree(output / left, ignore_errors=True)
+        if not interrupted and job.config.merge:
+            manifest["merged"] = _merge(job, source, output)
+        manifest = _finish(output, manifest, history)
     state.wait_for_everyone()
     return Fitted(manifest, history)
 
@@ -105,20 +108,65 @@ def _tell(job: TrainingJob, store: TokenStore) -> None:
     log.info("%s", sample_text(job.tokenizer, store))
 
 
+def _finish(output: Path, manifest: dict[str, Any], history: list[dict[str, float]]) -> dict[str, Any]:
+    """Write what goes beside the weights, then the manifest, and remove what only an unfinished run needs."""
+    write_atomic(output / LOG_FILE, log_so_far())
+    if manifest["status"] == INTERRUPTED:
+        return write_manifest(output, {**manifest, "files": {}})
+    write_atomic(output / HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
+    write_atomic(output / "README.md", model_card(manifest))
+    written = write_manifest(output, manifest, besides=UNFINISHED)
+    tidy(output)
+    return written
+
+
+def tidy(output: Path) -> None:
+    """Remove what a finished run no longer needs, also where it was killed before it had."""
+    for name in UNFINISHED:
+        remove(output / name)
+    sync(output)
+
+
+def _is_begun(job: TrainingJob, output: Path) -> bool:
+    """Whether this very run is under way in a folder, so that it has replaced already what was there."""
+    return (output / RUN_FILE).exists() and not _has_ended(output) and _unfinished(output) == _identity(job)
+
+
+def _identity(job: TrainingJob) -> dict[str, Any]:
+    """What run.json says."""
+    inputs = dict(zip(("mixture", "base"), job.inputs, strict=True))
+    found: dict[str, Any] = json.loads(json.dumps({"inputs": inputs, **job.deciding, "key": job.key}))
+    return found
+
+
+def _unfinished(output: Path) -> dict[str, Any] | None:
+    """What run.json says; None where it cannot be read."""
+    try:
+        found = json.loads((output / RUN_FILE).read_bytes())
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def _claim(job: TrainingJob, output: Path) -> None:
     """Begin or go on in a folder, unless it holds another run."""
-    mine = json.loads(
-        json.dumps({"inputs": dict(zip(("mixture", "base"), job.inputs, strict=True)), **job.deciding})
-    )
-    try:
-        found = json.loads((output / RUN_FILE).read_text())
-    except FileNotFoundError:
+    mine = _identity(job)
+    if not (output / RUN_FILE).exists():
+        make_folder(output)
         write_atomic(output / RUN_FILE, json.dumps(mine, indent=2) + "\n")
         return
+    found = _unfinished(output)
+    if found is None:
+        raise UserError(
+            f"{output / RUN_FILE}: is damaged, so nobody knows which run is unfinished here",
+            "start anew with overwrite=true, or name another folder",
+        )
     before, now = _flat(found), _flat(mine)
     changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     if changed:
-        listed = "; ".join(f"{key}: was {before.get(key)}, is {now.get(key)}" for key in changed)
+        options = [key for key in changed if key != "key"]
+        listed = "; ".join(f"{key}: was {before.get(key)}, is {now.get(key)}" for key in options)
+        listed = listed or "the same options, of another version of smart"
         raise UserError(
             f"output={output}: holds the unfinished run of another configuration ({listed}). Go on with that"
             " one, name another folder, or start anew with overwrite=true"
@@ -173,6 +221,7 @@ def _make_trainer(
         packing=job.config.packing,
         eval_steps=job.config.eval_steps,
         keep_checkpoints=job.config.keep_checkpoints,
+        key=job.key,
         watch=watch,
     )
     preemption = PreemptionCallback()
@@ -191,22 +240,42 @@ def _save(job: TrainingJob, trainer: Any, output: Path) -> None:
 
 
 def merge(job: TrainingJob, output: Path) -> None:
-    """Merge the adapters of a finished run that has not been merged yet.
+    """Merge the adapters of a finished run that has not been merged yet, or whose merged model is damaged.
 
     Args:
-        output: the run's folder; gets the folder `merged`, and a manifest that says so.
+        output: the run's folder, whose lock is held; gets the folder `merged`, and a manifest that says so.
     """
-    with locked(output.with_name(f".{output.name}.lock")):
-        manifest = read_manifest(output) or {}
-        if "merged" not in manifest:
-            manifest["merged"] = _merge(job, weights_source(job.base, job.config.models), output)
-            write_manifest(output, manifest)
+    manifest = read_manifest(output) or {}
+    merged = _merge(job, weights_source(job.base, job.config.models), output)
+    if manifest.get("merged") != merged:
+        write_manifest(output, {**manifest, "merged": merged})
 
 
 def _merge(job: TrainingJob, source: str, output: Path) -> dict[str, Any]:
-    shutil.rmtree(output / "merged", ignore_errors=True)  # what a killed merge has left
-    difference = merge_adapters(job.base, source, output, output / "merged", job.config.tuning.dtype)
-    return {"folder": "merged", "dtype": job.config.tuning.dtype, "logit_difference": difference}
+    """Merge into the folder `merged`, which has a manifest of its own, unless that is done."""
+
+    def make(draft: Path) -> dict[str, Any]:
+        difference = merge_adapters(job.base, source, output, draft, job.config.tuning.dtype)
+        return {**_origin(job), "logit_difference": difference, "dtype": job.config.tuning.dtype}
+
+    cached_folder(output / "merged", "model", job.key, make)
+    said = read_manifest(output / "merged") or {}
+    return {"folder": "merged", **{name: said.get(name) for name in ("dtype", "logit_difference")}}
+
+
+def _origin(job: TrainingJob) -> dict[str, Any]:
+    """What the weights were made from."""
+    return {
+        "inputs": job.inputs,
+        "base": {"name": job.config.model.name, "revision": job.config.model.revision, "key": job.base.key},
+        "mixture": {
+            "name": job.mixture.name,
+            "key": job.mixture.key,
+            "config": job.mixture.manifest.get("config", {}),
+            "choices": job.mixture.manifest.get("choices", {}),
+        },
+        "config": job.deciding,
+    }
 
 
 def _manifest(
@@ -223,17 +292,9 @@ def _manifest(
     lengths, borders = store.lengths[learnt], store.borders[learnt]
     return {
         "kind": "adapter" if job.config.tuning.method != "full" else "model",
-        "status": "interrupted" if interrupted else "finished",
+        "status": INTERRUPTED if interrupted else "finished",
         "key": job.key,
-        "inputs": job.inputs,
-        "base": {"name": job.config.model.name, "revision": job.config.model.revision, "key": job.base.key},
-        "mixture": {
-            "name": job.mixture.name,
-            "key": job.mixture.key,
-            "config": job.mixture.manifest.get("config", {}),
-            "choices": job.mixture.manifest.get("choices", {}),
-        },
-        "config": job.deciding,
+        **_origin(job),
         "counts": {
             "rows": len(store),
             "examples": len(learnt),
@@ -258,6 +319,14 @@ def is_finished(output: Path, key: str, overwrite: bool = False) -> bool:
     Raises:
         UserError: where something else does, unless it may be overwritten.
     """
-    if (output / RUN_FILE).exists() or all(PARTIAL in path.name for path in output.glob("*")):
+    if (output / RUN_FILE).exists() and not _has_ended(output):
         return False
     return is_made(output, key, "run", overwrite)
+
+
+def _has_ended(output: Path) -> bool:
+    try:
+        manifest = read_manifest(output)
+    except DamagedError:
+        return False  # of an interrupted run, which goes on
+    return manifest is not None and manifest.get("status") != INTERRUPTED

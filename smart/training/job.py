@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from smart.config import Problems, UserError, check_options, deciding
 from smart.model.adapters import target_layers
 from smart.model.base import Base, find_base, load_tokenizer, quieten
-from smart.runtime.manifest import make_key
+from smart.runtime.manifest import cached_folder, make_key
 from smart.templates import SEPARATOR
 from smart.training.config import TrainConfig
 from smart.training.data import Mixture, TokenStore, read_mixture, tokenize
@@ -189,6 +189,5 @@ def _refuse_for_model(base: Base, config: TrainConfig, problems: Problems) -> No
 
 def cached_tokens(job: TrainingJob, folder: Path) -> TokenStore:
     """The training rows' tokens, made once and shared by the processes of a machine and by later runs."""
-    if not folder.exists():
-        job.train_tokens().save(folder)
+    cached_folder(folder, "tokens", job.key, lambda draft: job.train_tokens().save(draft))
     return TokenStore.load(folder)

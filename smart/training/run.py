@@ -10,18 +10,15 @@ from pathlib import Path
 
 from smart.model.base import fetch as fetch_model
 from smart.runtime import processes
-from smart.runtime.files import make_writable, write_atomic
-from smart.runtime.locks import locked
-from smart.runtime.logs import log_so_far
+from smart.runtime.files import make_writable, real
+from smart.runtime.locks import owned
 from smart.runtime.manifest import Artifact
 from smart.runtime.tracking import TrackedRun, flatten, is_unlogged, track
 from smart.training import launch
 from smart.training.config import TrainConfig
 from smart.training.dry_run import describe_plan
-from smart.training.fit import HISTORY, fit, is_finished, merge
+from smart.training.fit import HISTORY, fit, is_finished, merge, tidy
 from smart.training.job import TrainingJob, prepare
-
-LOG_FILE = "train.log"
 
 
 @dataclass(frozen=True)
@@ -43,20 +40,20 @@ def train(config: TrainConfig) -> TrainedAdapter:
     """
     job = prepare_job(config)
     folder = config.output or config.output_root / "adapters" / f"{_stem(job)}-{job.key[:8]}"
+    folder = real(folder)
     make_writable("output", folder.parent)
     if is_finished(folder, job.key, config.overwrite):
-        if config.merge and job.world.rank == 0:
-            merge(job, folder)
         if job.world.rank == 0:
+            with owned(folder):
+                tidy(folder)
+                if config.merge:
+                    merge(job, folder)
             _catch_up(job, TrainedAdapter(folder))
         return TrainedAdapter(folder, found=True)
     if config.launch and not processes.is_launched():
         launch.start(config.launch, job.world, (*config.composed.flags, *config.composed.overrides))
         return TrainedAdapter(folder, launched=True)
-    lock = (
-        locked(folder.with_name(f".{folder.name}.lock")) if job.world.rank == 0 else contextlib.nullcontext()
-    )
-    with lock:
+    with owned(folder) if job.world.rank == 0 else contextlib.nullcontext():
         launch.wait_for_all(job.world)
         finished = is_finished(folder, job.key, config.overwrite)  # by another command meanwhile
         launch.wait_for_all(job.world)  # all have looked before the first writes
@@ -88,8 +85,6 @@ def _fit_and_track(job: TrainingJob, folder: Path) -> None:
             _log_step(run, logs, step)
 
         fitted = fit(job, folder, watch)
-        if job.world.rank == 0:
-            write_atomic(folder / LOG_FILE, log_so_far())
         if fitted.interrupted:
             raise KeyboardInterrupt
         run.summary(fitted.manifest["counts"])

@@ -68,6 +68,7 @@ class SupervisedTrainer(Trainer):
 
     Args:
         validation: name → tokens of the rows of one submixture; the loss of each is reported, and of all.
+        key: of the run, by which its checkpoints are known.
         watch: called on the main process with the metrics of every step and evaluation.
     """
 
@@ -83,6 +84,7 @@ class SupervisedTrainer(Trainer):
         packing: bool,
         eval_steps: int | None,
         keep_checkpoints: int,
+        key: str,
         watch: Callable[[dict[str, float], int], None],
     ) -> None:
         self.order = order
@@ -99,7 +101,7 @@ class SupervisedTrainer(Trainer):
             train_dataset=train,
             processing_class=tokenizer,
             callbacks=[
-                CheckpointCallback(eval_steps or order.steps if validation else None, keep_checkpoints)
+                CheckpointCallback(eval_steps or order.steps if validation else None, keep_checkpoints, key)
             ],
         )
         self.remove_callback(PrinterCallback)

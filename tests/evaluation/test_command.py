@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from smart.cli import evaluate
+from smart.runtime.manifest import write_manifest
 from tests.commands import ROOT, python
 from tests.evaluation.examples import TASKS, save_adapter
 
@@ -152,6 +153,7 @@ TORN = """
 import os
 from smart.cli.evaluate import main
 from smart.evaluation.cached_lm import AnswerStore
+from smart.runtime.manifest import write_manifest
 put, seen = AnswerStore.put, 0
 def deadly(store, key, answers):
     global seen
@@ -202,11 +204,13 @@ def test_the_run_is_tracked_with_the_stages_before_it(arguments, adapter, monkey
 
     monkeypatch.setattr("smart.evaluation.run.track", track)
     manifest = {
+        "kind": "adapter",
+        "key": "a" * 32,
         "status": "finished",
         "mixture": {"name": "mix", "config": {"budget": "25k"}},
         "config": {"learning_rate": 0.1},
     }
-    (adapter / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(adapter, manifest)
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments, f"adapter={adapter}"])
     try:
         evaluate.main()

@@ -15,6 +15,7 @@ import pytest
 from smart.config import UserError
 from smart.evaluation.compare import compare
 from smart.evaluation.scores import SCHEMA, task_hashes
+from smart.runtime.manifest import write_manifest
 
 ITEMS = 120
 
@@ -46,7 +47,7 @@ def write(
     }
     pq.write_table(samples, folder / "samples.parquet")
     (folder / "results.json").write_text(json.dumps(results))
-    (folder / "manifest.json").write_text(json.dumps({"key": folder.name}))
+    write_manifest(folder, {"kind": "scores", "key": folder.name})
     return str(folder)
 
 

@@ -14,6 +14,7 @@ from smart.evaluation.config import EvaluateConfig
 from smart.evaluation.job import prepare
 from smart.evaluation.model_under_test import Precision, check_adapter, find_model, load_lm
 from smart.model import ModelOptions, encode
+from smart.runtime.manifest import write_manifest
 from tests.evaluation.examples import save_adapter, save_model, texts
 
 FLOAT = Precision("float32", batch_size=4)
@@ -50,19 +51,28 @@ def test_an_adapter_whose_base_has_changed_is_refused(model, tmp_path):
     adapter = save_adapter(tmp_path / "adapter", base)
     subject = find_model(None, adapter, FLOAT)
     manifest = {
+        "kind": "adapter",
+        "key": "a" * 32,
         "status": "finished",
         "base": {"key": subject.base.key},
         "config": {"model": {"name": str(base)}, "tuning": {"method": "qlora"}},
     }
-    (adapter / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(adapter, manifest)
     assert find_model(None, adapter, FLOAT).four_bit, "as it was trained"
     assert not find_model(None, adapter, Precision("float32", four_bit=False)).four_bit
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(UserError, match="was trained on"):
         find_model(None, adapter, FLOAT)
-    (adapter / "manifest.json").write_text(json.dumps({**manifest, "status": "interrupted"}))
+    write_manifest(adapter, {**manifest, "status": "interrupted"})
     with pytest.raises(UserError, match="not finished"):
+        find_model(None, adapter, FLOAT)
+    write_manifest(adapter, manifest)
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(
+        UserError, match=r"adapter_model.safetensors: has changed since it was written; restore"
+    ):
         find_model(None, adapter, FLOAT)
 
 

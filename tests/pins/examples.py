@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smart.evaluation.scores import RESULTS, SAMPLES, samples_table, summarize, task_hashes
+from smart.runtime.manifest import write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = ("zs_opt", "zs_noopt", "fs_opt", "fs_noopt")
@@ -80,7 +81,7 @@ def _write_mixture(folder: Path) -> None:
             )
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
     manifest = {"kind": "mixture", "key": "a" * 32, "config": {"budget": 60}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, manifest)
 
 
 def _write_benchmarks(folder: Path, words: np.ndarray) -> None:
@@ -139,7 +140,7 @@ def write_finished_run(root: Path, stage: str, name: str, source: str | None, ra
     else:
         manifest |= {"kind": "scores", "adapter": {"key": source and f"key of {source}"}}
         _write_scores(folder, rate, seed)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, manifest)
 
 
 def _write_scores(folder: Path, rate: float, seed: int) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from smart.config import UserError
 from smart.runtime.executor import map_unordered
 from smart.runtime.locks import locked
-from smart.runtime.manifest import is_made, make_key, read_manifest, write_manifest
+from smart.runtime.manifest import make_key
 from smart.runtime.progress import progress
 
 
@@ -21,24 +20,6 @@ def test_a_key_names_config_inputs_and_version() -> None:
     others.append(make_key({"a": 1, "b": [2.5, None]}, ["x"], 2))
     assert len({key, *others}) == 4
     assert len(key) == 32
-
-
-def test_a_manifest_without_a_format_counts_as_1_and_a_later_one_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"kind": "mixture", "key": "a"}')
-    assert read_manifest(tmp_path) == {"kind": "mixture", "key": "a"}
-    assert is_made(tmp_path, "a", "mixture")
-    (tmp_path / "manifest.json").write_text('{"format": 2, "kind": "mixture", "key": "a"}')
-    for read in (read_manifest, lambda folder: is_made(folder, "a", "mixture")):
-        with pytest.raises(UserError, match=r"has format 2, and this version reads up to 1; upgrade"):
-            read(tmp_path)
-
-
-def test_a_manifest_that_cannot_be_read_is_none(tmp_path: Path) -> None:
-    assert read_manifest(tmp_path) is None
-    write_manifest(tmp_path, {"kind": "mixture"})
-    assert read_manifest(tmp_path) == {"format": 1, "kind": "mixture"}
-    (tmp_path / "manifest.json").write_text('{"kind": ')
-    assert read_manifest(tmp_path) is None
 
 
 def test_one_holds_a_lock_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from smart.model import ModelOptions, TuningOptions
+from smart.runtime.manifest import write_manifest
 from smart.training.config import TrainConfig
 from smart.training.job import TrainingJob, World, prepare
 
@@ -46,9 +46,7 @@ def mixture(tmp_path_factory) -> Path:
     folder.mkdir()
     pq.write_table(make_table(120, seed=0), folder / "train.parquet")
     pq.write_table(make_table(24, seed=1), folder / "validation.parquet")
-    (folder / "manifest.json").write_text(
-        json.dumps({"kind": "mixture", "key": "a" * 32, "config": {"budget": 120}})
-    )
+    write_manifest(folder, {"kind": "mixture", "key": "a" * 32, "config": {"budget": 120}})
     return folder
 
 

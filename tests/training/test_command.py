@@ -302,7 +302,7 @@ def test_two_processes_in_4_bits_stopped_by_a_signal_go_on_and_merge(arguments, 
     process = subprocess.Popen(
         [python(), "train.py", *changed, f"output={folder}"], cwd=ROOT, env=environment()
     )
-    while process.poll() is None and not list(folder.glob("checkpoints/checkpoint-*/seal.json")):
+    while process.poll() is None and not list(folder.glob("checkpoints/checkpoint-*/manifest.json")):
         time.sleep(0.02)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(60) == 130

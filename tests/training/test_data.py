@@ -11,7 +11,7 @@ import pytest
 
 from smart.config import ConfigError, UserError
 from smart.model import ModelOptions, TuningOptions
-from smart.runtime.files import hash_file
+from smart.runtime.manifest import write_manifest
 from smart.training.config import TrainConfig
 from smart.training.data import TokenStore, count_losses, read_mixture, sample_text
 from smart.training.dry_run import describe_plan, measure
@@ -58,18 +58,18 @@ def test_wrong_data_sets_say_what_is_wrong(tmp_path):
 
 
 def test_a_mixture_that_is_not_what_its_manifest_says_is_refused(tmp_path):
-    manifest = {"kind": "mixture", "key": "c" * 32, "files": {"train.parquet": "", "tasks.csv": ""}}
     pq.write_table(make_table(10, seed=0), tmp_path / "train.parquet")
-    manifest["files"]["train.parquet"] = hash_file(tmp_path / "train.parquet")
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    assert len(read_mixture(str(tmp_path)).train) == 10
+    write_manifest(tmp_path, {"kind": "mixture", "key": "c" * 32})
+    pq.write_table(make_table(5, seed=0), tmp_path / "validation.parquet")
+    read = read_mixture(str(tmp_path))
+    assert (len(read.train), len(read.validation)) == (10, 0), "what the manifest does not name is not read"
     pq.write_table(make_table(9, seed=0), tmp_path / "train.parquet")
     with pytest.raises(
-        UserError, match=r"train.parquet has changed since the mixture was made.*overwrite=true"
+        UserError, match=r"train.parquet: has changed since.* mixture again with overwrite=true"
     ):
         read_mixture(str(tmp_path))
     (tmp_path / "train.parquet").unlink()
-    with pytest.raises(UserError, match=r"train\.parquet is missing"):
+    with pytest.raises(UserError, match=r"train\.parquet: is missing"):
         read_mixture(str(tmp_path))
 
 

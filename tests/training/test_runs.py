@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from smart.config import Composition, UserError
-from smart.runtime.manifest import read_manifest
+from smart.runtime.manifest import read_manifest, write_manifest
 from smart.runtime.tracking import Tracker
 from smart.training import checkpoints, train
 from smart.training.fit import is_finished, merge
@@ -122,7 +122,7 @@ def test_training_learns_and_shuffled_responses_teach_less(runner, tmp_path, mix
     responses = table["response"].to_pylist()
     moved = table.set_column(1, "response", [responses[7:] + responses[:7]])
     pq.write_table(moved, shuffled / "train.parquet")
-    (shuffled / "manifest.json").write_text(json.dumps({"kind": "mixture", "key": "b" * 32}))
+    write_manifest(shuffled, {"kind": "mixture", "key": "b" * 32})
     runner.options |= {"max_steps": 30, "learning_rate": 2e-2}
     fell = []
     for folder in (mixture, shuffled):
@@ -203,7 +203,7 @@ def test_a_changed_configuration_is_refused_on_resume(runner, tmp_path):
     there = runner.mixture
     runner.mixture = tmp_path / "other"
     shutil.copytree(there, runner.mixture)
-    (runner.mixture / "manifest.json").write_text(json.dumps({"kind": "mixture", "key": "b" * 32}))
+    write_manifest(runner.mixture, {"kind": "mixture", "key": "b" * 32})
     with pytest.raises(UserError, match=r"inputs.mixture: was a{32}, is b{32}"):
         runner.train(tmp_path / "out")
     runner.mixture = there
@@ -217,9 +217,14 @@ def test_a_finished_run_can_be_merged_later(runner, tmp_path):
     before = read_manifest(later)
     assert not (later / "merged").exists()
     merge(runner.job(merge=True), later)
-    assert read_manifest(later) == before | {"merged": read_manifest(together)["merged"]}
-    weights = "merged/model.safetensors"
-    assert (later / weights).read_bytes() == (together / weights).read_bytes()
+    merged = before | {"merged": read_manifest(together)["merged"]}
+    assert {**read_manifest(later), "hash": ""} == {**merged, "hash": ""}
+    weights = later / "merged/model.safetensors"
+    whole = (together / "merged/model.safetensors").read_bytes()
+    assert weights.read_bytes() == whole
+    weights.write_bytes(whole[:-1])
+    merge(runner.job(merge=True), later)
+    assert weights.read_bytes() == whole, "damaged, it was made again"
 
 
 def test_progress_counts_the_tokens_of_finished_steps_and_shows_rate_time_and_memory(runner, monkeypatch):
@@ -363,7 +368,7 @@ def test_the_result_loads_merges_and_tells_its_story(runner, tmp_path, model):
         ).logits
     torch.testing.assert_close(merged, apart, rtol=1e-4, atol=1e-5)
     manifest = read_manifest(out)
-    assert manifest == {"format": 1, **json.loads(json.dumps(trained.manifest))}
+    assert manifest == trained.manifest
     assert (manifest["kind"], manifest["status"], manifest["key"]) == ("adapter", "finished", job.key)
     assert manifest["inputs"] == ["a" * 32, f"{model}-1"]
     store = job.train_tokens()

@@ -1,6 +1,6 @@
 """FLAN-style collections: many sources, one schema. Texts in, rows out."""
 
-from smart.collection.check import Fault, Part
+from smart.collection.check import Part
 from smart.collection.contract import check_source
 from smart.collection.files import Files
 from smart.collection.flan2022 import Flan2022
@@ -9,6 +9,7 @@ from smart.collection.loading import HeldOut, Reading, Source, load
 from smart.collection.natural_instructions import NaturalInstructions
 from smart.collection.reasoning_gym import ReasoningGym
 from smart.collection.schema import SCHEMA, Collection
+from smart.reading import Fault
 from smart.runtime.contracts import ContractError
 
 __all__ = [

@@ -13,59 +13,8 @@ import pyarrow.compute as pc
 from smart.collection.schema import LABELS, SCHEMA, TEXTS
 from smart.collection.tables import is_blank, keep_rows
 from smart.config import UserError
+from smart.reading import Fault, as_text, fault_where, refusal
 from smart.templates import TEMPLATES
-
-_SHOWN_ROWS = 3
-_SHOWN_FAULTS = 8
-_SHOWN_CHARACTERS = 40
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Rows of a part that cannot be used, for one reason."""
-
-    column: str
-    what: str
-    """The reason, without the column: "empty"."""
-    rows: np.ndarray
-    """int64: positions in the part, ascending, counted from 0."""
-    values: Mapping[int, object] = field(default_factory=dict)
-    """The values of the first few."""
-    expected: bool = False
-    """True: dropped and counted whatever `bad_rows` says."""
-
-    @property
-    def reason(self) -> str:
-        return f"{self.column}: {self.what}"
-
-    def __str__(self) -> str:
-        rows = self.rows[:_SHOWN_ROWS].tolist()
-        listed = ", ".join(
-            f"{row} ({_short(self.values[row])})" if row in self.values else str(row) for row in rows
-        )
-        count = len(self.rows)
-        more = ", …" if count > len(rows) else ""
-        return f"{self.reason} in {count:,} row{'s' * (count > 1)}: {listed}{more}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
-
-
-def fault_where(
-    column: str,
-    what: str,
-    mask: np.ndarray,
-    values: pa.ChunkedArray | None = None,
-    expected: bool = False,
-) -> Iterator[Fault]:
-    """A Fault if `mask` (bool, (n,)) holds anywhere, with the first values there."""
-    rows = np.flatnonzero(mask)
-    if len(rows):
-        first = rows[:_SHOWN_ROWS].tolist()
-        shown = {} if values is None else {row: values[row].as_py() for row in first}
-        yield Fault(column, what, rows, shown, expected)
 
 
 @dataclass(frozen=True)
@@ -85,7 +34,7 @@ class Part:
     ) -> Part:
         """Bring columns to the schema's types; a string stands for the same value in every row.
 
-        A column that isn't text becomes null, with a Fault for all its rows.
+        What isn't text in UTF-8 becomes null, with a Fault.
         """
         count = max(len(column) for column in columns.values() if not isinstance(column, str))
         found, ready = list(faults), {}
@@ -93,24 +42,15 @@ class Part:
             column = columns[name]
             if isinstance(column, str):
                 column = _constant(column, count)
-            elif not is_text(column.type):
-                everywhere = np.ones(count, bool)
-                found += fault_where(name, f"{column.type} instead of text", everywhere, column)
-                column = pa.chunked_array([pa.nulls(count, pa.string())])
+            else:
+                column, more = as_text(name, column)
+                found += more
             ready[name] = _typed(column, SCHEMA.field(name).type)
         return cls(where, pa.table(ready), found)
 
 
 def _constant(value: str, count: int) -> pa.ChunkedArray:
     return pa.chunked_array([pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), [value])])
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """True for a column of text, and for one of nulls alone."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    return any(test(kind) for test in tests)
 
 
 def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
@@ -149,7 +89,8 @@ def check(parts: Sequence[Part], bad_rows: str) -> tuple[pa.Table, dict[str, int
         tables.append(keep_rows(part.table.append_column("row", row), keep))
         start += count
     if errors:
-        raise UserError(_message(errors))
+        way_out = "Fix them, or leave them out with bad_rows=drop (the manifest counts them)."
+        raise UserError(refusal("the collection", errors, way_out))
     counts = dict(dropped)
     table = pa.concat_tables(tables).cast(SCHEMA).unify_dictionaries()
     if len(table) == 0:
@@ -185,12 +126,3 @@ def _label_faults(name: str, column: pa.ChunkedArray) -> Iterator[Fault]:
 
 def _true(mask: pa.ChunkedArray) -> np.ndarray:
     return pc.fill_null(mask, False).to_numpy()
-
-
-def _message(errors: Sequence[str]) -> str:
-    listed = "\n".join(f"  - {error}" for error in errors[:_SHOWN_FAULTS])
-    more = f"\n  and {len(errors) - _SHOWN_FAULTS} more" if len(errors) > _SHOWN_FAULTS else ""
-    return (
-        f"the collection has rows that cannot be used (counted from 0 in each file):\n{listed}{more}\n"
-        "Fix them, or leave them out with bad_rows=drop (the manifest counts them)."
-    )

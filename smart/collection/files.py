@@ -1,9 +1,10 @@
-"""Collections in files: Parquet, JSONL and CSV."""
+"""Collections in files: Parquet, Arrow, JSON and CSV."""
 
 from __future__ import annotations
 
 import fnmatch
 import glob
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smart.collection.check import Fault, Part, fault_where, is_text
+from smart.collection.check import Part
 from smart.collection.loading import HeldOut, Reading, Source
 from smart.collection.messages import from_messages
-from smart.collection.readers import KNOWN, SUFFIXES, Columns, read_columns, suffix_of
+from smart.collection.readers import KNOWN, read_columns
 from smart.config import ConfigError, Problems, UserError, nearest, option
 from smart.config.types import Seed
-from smart.runtime.files import hash_file
+from smart.reading import SUFFIXES, Fault, Rows, distinct, fault_where, file_identity, is_text, suffix_of
+
+log = logging.getLogger(__name__)
 
 Paths = str | int | float | Sequence[str] | None
 """Values of an option that names files. A number counts rows instead."""
@@ -27,7 +30,7 @@ Paths = str | int | float | Sequence[str] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Files(Source):
-    """Any set of Parquet, JSONL (.jsonl, .jsonl.gz) or CSV (.csv, .csv.gz) files.
+    """Any set of files: .parquet, .arrow, .feather; .jsonl, .json, .csv, .tsv, also packed (.gz, .zst, .bz2, .xz).
 
     A file holds the schema's columns; or prompt and response; or messages, a list of {role, content}.
     Without a task_name column a file is one task, named by the file; without template_type its rows are
@@ -65,10 +68,16 @@ class Files(Source):
         held_out = HeldOut.of(self.validation, self.seed)
         paths = find(self.path)
         apart = [] if held_out else find(self.validation)
-        if both := set(map(os.path.abspath, paths)) & set(map(os.path.abspath, apart)):
-            raise UserError(f"collection.validation={self.validation}: {min(both)} is in collection.path too")
+        known = {file_identity(path): path for path in paths}
+        if both := [path for path in apart if file_identity(path) in known]:
+            where = known[file_identity(both[0])]
+            raise UserError(
+                f"collection.validation={self.validation}: {both[0]} is in collection.path too"
+                + (f", as {where}" if where != both[0] else "")
+            )
         matched: set[tuple[str, str]] = set()
-        train, validation = self._parts(paths, matched), self._parts(apart, matched)
+        records: list[dict[str, Any]] = []
+        train, validation = (self._parts(files, matched, records) for files in (paths, apart))
         for column, globs in (self.exclude or {}).items():
             if idle := [one for one in globs if (column, one) not in matched]:
                 raise UserError(
@@ -78,26 +87,40 @@ class Files(Source):
         return Reading(
             name=_stem(paths),
             train=train,
-            origin={"kind": "files", "files": [_record(path) for path in [*paths, *apart]]},
+            origin={"kind": "files", "files": records},
             validation=validation or None,
             held_out=held_out,
         )
 
-    def _parts(self, paths: Sequence[str], matched: set[tuple[str, str]]) -> list[Part]:
-        return [self._part(path, task, matched) for path, task in zip(paths, task_names(paths), strict=True)]
+    def _parts(
+        self, paths: Sequence[str], matched: set[tuple[str, str]], records: list[dict[str, Any]]
+    ) -> list[Part]:
+        """A part for each file with rows; the globs of `exclude` that match are added to `matched`, what was read to
+        `records`."""
+        parts = []
+        for path, task in zip(paths, task_names(paths), strict=True):
+            others = [name for name in self.exclude or {} if name not in KNOWN]
+            rows = read_columns(path, self.columns or {}, others)
+            records.append({"path": path, "bytes": os.path.getsize(path), "xxh3_128": rows.digest})
+            if rows.count:
+                parts.append(self._part(path, task, rows, matched))
+            else:
+                log.warning("%s holds no rows: skipped.", path)
+        if paths and not parts:
+            raise UserError(f"{paths[0]}{' and the rest' * (len(paths) > 1)}: no rows to use (0 rows read)")
+        return parts
 
-    def _part(self, path: str, task: str, matched: set[tuple[str, str]]) -> Part:
-        """One file; the globs of `exclude` that match in it are added to `matched`."""
-        others = [name for name in self.exclude or {} if name not in KNOWN]
-        columns, faults = read_columns(path, self.columns or {}, others)
-        faults += list(self._excluded(columns, matched))
+    def _part(self, path: str, task: str, rows: Rows, matched: set[tuple[str, str]]) -> Part:
+        columns, faults = dict(rows.columns), [*rows.faults, *self._excluded(rows.columns, matched)]
         if "messages" in columns:
             columns["inputs"], columns["targets"], more = from_messages(columns["messages"])
             faults += more
         defaults = {"submixture": self.submixture, "task_name": task, "template_type": "zs_noopt"}
         return Part.of(path, {**defaults, **columns}, faults)
 
-    def _excluded(self, columns: Columns, matched: set[tuple[str, str]]) -> Iterator[Fault]:
+    def _excluded(
+        self, columns: Mapping[str, pa.ChunkedArray], matched: set[tuple[str, str]]
+    ) -> Iterator[Fault]:
         for name, globs in (self.exclude or {}).items():
             if name not in columns or not is_text(columns[name].type):
                 continue
@@ -111,12 +134,8 @@ class Files(Source):
 
 
 def find(paths: Paths) -> list[str]:
-    """The files that a path, a glob or a list of them name, each once, as written, sorted by absolute path."""
-    found: dict[str, str] = {}
-    for pattern in _patterns(paths):
-        for path in _expand(pattern):
-            found.setdefault(os.path.abspath(path), path)
-    return [path for _, path in sorted(found.items())]
+    """The files that a path, a glob or a list of them name, each once, sorted by absolute path."""
+    return distinct(path for pattern in _patterns(paths) for path in _expand(pattern))
 
 
 def _patterns(paths: Paths) -> list[str]:
@@ -145,13 +164,14 @@ def _check_paths(key: str, paths: Paths, problems: Problems) -> None:
 
 
 def task_names(paths: Sequence[str]) -> list[str]:
-    """Names for files that are a task each: their stems, or where some are equal their paths."""
-    whole = [os.path.abspath(path)[: -len(suffix_of(path))] for path in paths]
-    stems = [os.path.basename(path) for path in whole]
+    """Names for files that are a task each: their stems; or where some are equal their paths, at last with suffixes."""
+    whole = [os.path.abspath(path) for path in paths]
+    bare = [path[: len(path) - len(suffix_of(path))] for path in whole]
+    stems = [os.path.basename(path) for path in bare]
     if len(set(stems)) == len(stems):
         return stems
     common = os.path.commonpath([os.path.dirname(path) for path in whole])
-    return [os.path.relpath(path, common) for path in whole]
+    return [os.path.relpath(path, common) for path in (bare if len(set(bare)) == len(bare) else whole)]
 
 
 def _stem(paths: Sequence[str]) -> str:
@@ -159,7 +179,3 @@ def _stem(paths: Sequence[str]) -> str:
     if len(paths) == 1:
         return task_names(paths)[0]
     return Path(os.path.commonpath([os.path.abspath(path) for path in paths])).name or "files"
-
-
-def _record(path: str) -> dict[str, Any]:
-    return {"path": path, "bytes": os.path.getsize(path), "xxh3_128": hash_file(Path(path))}

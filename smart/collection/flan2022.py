@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from smart.collection.check import Part
 from smart.collection.loading import Reading, Source
 from smart.collection.schema import LABELS, TEXTS
 from smart.config import Problems, UserError, nearest, option
+from smart.reading import class_names
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -158,16 +156,9 @@ def _part(name: str, where: str, rows: Dataset) -> Part:
         raise UserError(f"{where}: no column {', '.join(missing)}; it has: {', '.join(rows.column_names)}")
     table = rows.data.table
     columns = {column: table[column] for column in TEXTS}
-    labels = {column: _decoded(table[column], rows.features[column]) for column in LABELS[1:]}
+    classes = {column: getattr(rows.features[column], "names", None) for column in LABELS[1:]}
+    labels = {
+        column: class_names(table[column], names) if names else table[column]
+        for column, names in classes.items()
+    }
     return Part.of(where, {"submixture": name, **labels, **columns})
-
-
-def _decoded(column: pa.ChunkedArray, feature: Any) -> pa.ChunkedArray:
-    """ClassLabel numbers become their names, without writing the names out row by row."""
-    names = getattr(feature, "names", None)
-    if names is None:
-        return column
-    known = pc.and_(pc.greater_equal(column, 0), pc.less(column, len(names)))
-    codes = pc.if_else(known, column, None).cast(pa.int32())
-    chunks = [pa.DictionaryArray.from_arrays(chunk, pa.array(names)) for chunk in codes.chunks]
-    return pa.chunked_array(chunks, pa.dictionary(pa.int32(), pa.string()))

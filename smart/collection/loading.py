@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from smart.collection.tables import fingerprint, hash_texts, keep_rows, later_co
 from smart.config import Count, Problems, UserError, check_options, code_of, parse_count
 from smart.config.types import Name
 from smart.runtime.files import hash_bytes
+
+log = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?[kKmMbB]?%?")
 
@@ -146,6 +149,12 @@ def load(options: Source, *, cache: Path | None = None) -> Collection:
     )
 
 
+def say_dropped(split: str, reason: str, count: int, total: int) -> None:
+    """One line on the screen for one reason for which rows are left out; none for no rows."""
+    if count:
+        log.warning("Left out %s of %s %s rows: %s.", f"{count:,}", f"{total:,}", split, reason)
+
+
 @dataclass(frozen=True)
 class _Split:
     name: str
@@ -156,14 +165,19 @@ class _Split:
     @classmethod
     def of(cls, name: str, parts: Sequence[Part], options: Source) -> _Split:
         table, dropped = check(parts, options.bad_rows)
+        read = sum(len(part.table) for part in parts)
+        for reason, count in dropped.items():
+            say_dropped(name, reason, count, read)
         hashes = hash_texts(table)
         copies = later_copies(table, hashes)
         counts = {
-            "rows_read": sum(len(part.table) for part in parts),
+            "rows_read": read,
             "dropped": dropped,
             "exact_duplicates": int(copies.sum()),
             "duplicates_dropped": options.drop_duplicates,
         }
+        if options.drop_duplicates:
+            say_dropped(name, "copies of an earlier row", int(copies.sum()), len(table))
         split = cls(name, table, hashes, counts)
         return split.rows(name, ~copies) if options.drop_duplicates else split
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smart.collection.check import Fault, fault_where, is_text
 from smart.collection.tables import is_blank
+from smart.reading import Fault, as_text, fault_where, is_text
 
 MULTI_TURN = "more than one turn"
 
@@ -31,7 +33,8 @@ def from_messages(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedA
     start = stop - length
     flat = pc.list_flatten(column)
     roles = pc.struct_field(flat, "role")
-    content = pc.struct_field(flat, "content").cast(pa.large_string())
+    content, wrong = as_text("messages", pc.struct_field(flat, "content"))
+    content = content.cast(pa.large_string())
     system, user, assistant = (_is(roles, role) for role in ("system", "user", "assistant"))
 
     head = np.where(length > 0, _at(system, start), False)
@@ -45,7 +48,10 @@ def from_messages(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedA
         pc.binary_join_element_wise(before, inputs, pa.scalar("\n\n", pa.large_string())),
         inputs,
     )
-    faults = [Fault("messages", MULTI_TURN, np.flatnonzero(many), expected=True)]
+    faults = [
+        replace(fault, rows=np.searchsorted(stop, fault.rows, side="right"), values={}) for fault in wrong
+    ]
+    faults += [Fault("messages", MULTI_TURN, np.flatnonzero(many), expected=True)]
     faults += fault_where("messages", "no user message followed by an assistant's", ~single & ~many, column)
     return inputs, _take(content, first + 1, single), faults
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from smart.collection import Collection, Groups, load
+from smart.collection.loading import say_dropped
 from smart.collection.tables import keep_rows
 from smart.config import UserError
 from smart.embedding import Prompts
@@ -67,12 +68,15 @@ def read_pool(config: SelectConfig) -> Pool:
         validation = None if validation is None else found.keep("validation", validation)
         for split, report in found.reports.items():
             drops[split]["benchmark_questions"] = int(report.mask.sum())
+            say_dropped(split, "they hold a benchmark's question", int(report.mask.sum()), len(report.mask))
         if not len(table):
             raise UserError("decontaminate=drop: every row of the collection holds a benchmark's question")
     if config.tokenizer:
         whole = len(table)
         table = _trainable(table, config.tokenizer, config.max_length, config.separator)
         drops["train"]["longer_than_max_length"] = whole - len(table)
+        reason = f"the response alone is longer than max_length={config.max_length} tokens"
+        say_dropped("train", reason, whole - len(table), whole)
         if not len(table):
             raise UserError(
                 f"max_length={config.max_length}: every response of the collection is longer; raise it"

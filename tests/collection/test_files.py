@@ -167,7 +167,7 @@ def test_bad_jsonl_lines_are_named(tmp_path: Path) -> None:
     path.write_text("\n".join([good, '{"prompt": 3, "response": "a"}', "", '{"prompt": "q"', "[1]", good]))
     with pytest.raises(UserError) as caught:
         load(Files(path=str(path)))
-    assert "prompt: of the wrong type in 1 row: 1 (3)" in str(caught.value)
+    assert "prompt: number instead of text in 1 row: 1 (3)" in str(caught.value)
     assert "line: not a JSON object in 2 rows: 2 " in str(caught.value)
     collection = load(Files(path=str(path), bad_rows="drop"))
     assert collection.train["row"].to_pylist() == [0, 4]

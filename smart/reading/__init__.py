@@ -1,0 +1,36 @@
+"""Files of rows become Arrow columns: the one reader of select, train, evaluate and reproduce.
+
+Text comes out as it went in, to the byte, or its row is named in a `Fault`: no value is guessed to be a number, a
+date or a boolean, and nothing is repaired in silence.
+"""
+
+from smart.reading.faults import Fault, fault_where, one_each, refusal
+from smart.reading.files import SUFFIXES, distinct, file_identity, suffix_of, unchanged
+from smart.reading.json_rows import read_json
+from smart.reading.parsed import LINE
+from smart.reading.reader import Batch, Rows, read, scan
+from smart.reading.values import JSON, TEXT, Kind, as_text, class_names, is_text
+
+__all__ = [
+    "JSON",
+    "LINE",
+    "SUFFIXES",
+    "TEXT",
+    "Batch",
+    "Fault",
+    "Kind",
+    "Rows",
+    "as_text",
+    "class_names",
+    "distinct",
+    "fault_where",
+    "file_identity",
+    "is_text",
+    "one_each",
+    "read",
+    "read_json",
+    "refusal",
+    "scan",
+    "suffix_of",
+    "unchanged",
+]

@@ -6,29 +6,39 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from smart.config import UserError
+from smart.reading import TEXT, TEXTS, Kind, apart, fault_where, read, refusal
+
+_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("inputs", "targets", "task_name", "task_source"), TEXT),
+    **dict.fromkeys(("references", "options"), TEXTS),
+}
+_NEEDED = ("inputs", "targets", "task_name")
 
 
 def read_heldout(file: Path, key: str) -> pa.Table:
-    """The file as a table.
+    """The file as a table of inputs, targets, task_name, and task_source, references and options where it has them.
 
     Args:
         key: the option that names the file.
 
     Raises:
-        UserError: where it cannot be read, or lacks inputs, targets or task_name.
+        UserError: where it cannot be read, lacks inputs, targets or task_name, or has rows that cannot be used.
     """
     if not file.is_file():
         raise UserError(f"{key}={file}: no such file")
-    try:
-        table = pq.read_table(file)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{key}={file}: cannot be read: {str(error).splitlines()[0]}") from error
-    if missing := sorted({"inputs", "targets", "task_name"} - set(table.column_names)):
+    rows = read(str(file), _KINDS)
+    if missing := [name for name in _NEEDED if name not in rows.columns]:
         raise UserError(f"{key}={file}: lacks the columns {', '.join(missing)}")
-    return table
+    if not rows.count:
+        raise UserError(f"{key}={file}: holds no rows")
+    faults = list(rows.faults)
+    for name in _NEEDED:
+        faults += fault_where(name, "null", rows.columns[name].is_null().to_numpy())
+    if errors := [str(fault) for fault in apart(faults, rows.count)[1]]:
+        raise UserError(refusal(f"{key}={file}", errors, "Fix them, or leave them out."))
+    return pa.table(rows.columns)
 
 
 def heldout_texts(file: Path) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from smart.collection.schema import LABELS, SCHEMA, TEXTS
 from smart.collection.tables import is_blank, keep_rows
 from smart.config import UserError
-from smart.reading import Fault, as_text, fault_where, refusal
+from smart.reading import Fault, apart, as_text, fault_where, refusal
 from smart.templates import TEMPLATES
 
 
@@ -77,15 +77,11 @@ def check(parts: Sequence[Part], bad_rows: str) -> tuple[pa.Table, dict[str, int
     for part in parts:
         count = len(part.table)
         row = pa.array(np.arange(start, start + count))
-        keep = np.ones(count, bool)
-        for fault in [*part.faults, *_faults(part.table)]:
-            fault = replace(fault, rows=fault.rows[keep[fault.rows]])  # under its first reason alone
-            if not len(fault.rows):
-                continue
+        keep, faults = apart([*part.faults, *_faults(part.table)], count)
+        for fault in faults:
             if bad_rows == "error" and not fault.expected:
                 errors.append(f"{part.where}: {fault}")
             dropped[fault.reason] += len(fault.rows)
-            keep[fault.rows] = False
         tables.append(keep_rows(part.table.append_column("row", row), keep))
         start += count
     if errors:

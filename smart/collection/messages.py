@@ -49,7 +49,8 @@ def from_messages(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedA
         inputs,
     )
     faults = [
-        replace(fault, rows=np.searchsorted(stop, fault.rows, side="right"), values={}) for fault in wrong
+        replace(fault, rows=np.unique(np.searchsorted(stop, fault.rows, side="right")), values={})
+        for fault in wrong
     ]
     faults += [Fault("messages", MULTI_TURN, np.flatnonzero(many), expected=True)]
     faults += fault_where("messages", "no user message followed by an assistant's", ~single & ~many, column)

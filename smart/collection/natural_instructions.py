@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,10 @@ import pyarrow as pa
 from smart.collection.check import Part
 from smart.collection.loading import HeldOut, Reading, Source
 from smart.collection.render import closed_set, draw_templates, task_rng
+from smart.collection.schema import TEXTS
 from smart.config import ConfigError, Problems, UserError, option
 from smart.config.types import Positive, Seed
+from smart.reading import TEXT, Fault, decode_json, from_values
 from smart.runtime.files import hash_bytes
 from smart.runtime.progress import progress
 
@@ -87,34 +88,44 @@ class NaturalInstructions(Source):
         )
 
     def _parts(self, tasks: str) -> tuple[list[Part], list[str]]:
-        names = sorted(self._list(tasks).read_text().split())
+        names = sorted(self._list(tasks).read_text(encoding="utf-8", errors="replace").split())
+        if not names:
+            raise UserError(f"{self._list(tasks)}: names no task")
         parts, hashes = [], []
         for name in progress(names, desc=f"Reading {tasks} tasks", unit="task"):
             path = self._root / "tasks" / f"{name}.json"
             try:
                 content = path.read_bytes()
-                rows = list(self._rows(name, json.loads(content)))
+                task = decode_json(path, content)
+                rows = list(self._rows(name, task))
             except FileNotFoundError as error:
                 raise UserError(f"{path}: no such file, but {self._list(tasks)} names it") from error
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{path}: not a task file: {type(error).__name__}: {error}") from error
             hashes.append(hash_bytes([content]))
-            parts.append(_part(path, name, rows))
+            drawn, count = len(rows), len(task["Instances"])
+            said = "" if drawn == count else f" ({drawn} instances drawn of {count}, counted by themselves)"
+            parts.append(_part(f"{path}{said}", name, rows))
         return parts, hashes
 
-    def _rows(self, name: str, task: dict[str, Any]) -> Iterator[tuple[str, str, str | None]]:
-        """(template_type, inputs, targets) of the instances taken, in the file's order."""
+    def _rows(self, name: str, task: dict[str, Any]) -> Iterator[tuple[str, object, object]]:
+        """(template_type, inputs, targets) of the instances taken, in the file's order.
+
+        What should be text and is not stands there as it is.
+        """
         rng = task_rng(self.seed, name)
         instances = _some(task["Instances"], self.max_per_task, rng)
         answers = [_first(instance["output"]) for instance in instances]
-        outputs = closed_set([answer or "" for answer in answers])
-        shots = [(shot["input"], shot["output"]) for shot in task["Positive Examples"]][:_SHOTS]
-        definition = _first(task["Definition"]) or ""
+        outputs = closed_set([answer if isinstance(answer, str) else "" for answer in answers])
+        shots = [(_text(shot["input"]), _text(shot["output"])) for shot in task["Positive Examples"][:_SHOTS]]
+        definition = _text(_first(task["Definition"]) or "")
         templates = draw_templates(len(instances), bool(outputs), bool(shots), rng)
         for instance, answer, template in zip(instances, answers, templates, strict=True):
             listed = [] if template.endswith("noopt") else outputs
             solved = shots if template.startswith("fs") else []
-            yield template, render(definition, solved, instance["input"], listed), answer
+            asked = instance["input"]
+            known = isinstance(asked, str)
+            yield template, render(definition, solved, asked, listed) if known else asked, answer
 
 
 def render(definition: str, solved: Sequence[tuple[str, str]], asked: str, options: Sequence[str]) -> str:
@@ -131,17 +142,24 @@ def _some(instances: list[Any], most: int | None, rng: np.random.Generator) -> l
     return [instances[index] for index in np.sort(rng.permutation(len(instances))[:most]).tolist()]
 
 
-def _first(value: str | list[str]) -> str | None:
+def _first(value: Any) -> object:
     """Definitions and outputs are lists in the current layout, and strings in older files."""
-    if isinstance(value, str):
+    if not isinstance(value, list):
         return value
     return value[0] if value else None
 
 
-def _part(path: Path, name: str, rows: Sequence[tuple[str, str, str | None]]) -> Part:
-    columns = zip(*rows, strict=True) if rows else ([], [], [])
-    template, inputs, targets = (
-        pa.chunked_array([pa.array(list(column), pa.large_string())]) for column in columns
-    )
-    labels = {"submixture": "niv2", "task_name": name, "template_type": template}
-    return Part.of(str(path), {**labels, "inputs": inputs, "targets": targets})
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} stands where text is due")
+    return value
+
+
+def _part(where: str, name: str, rows: Sequence[tuple[str, object, object]]) -> Part:
+    values = zip(*rows, strict=True) if rows else ([], [], [])
+    columns, faults = {}, list[Fault]()
+    for column, items in zip(("template_type", *TEXTS), values, strict=True):
+        array, more = from_values(column, items, TEXT)
+        columns[column] = pa.chunked_array([array])
+        faults += more
+    return Part.of(where, {"submixture": "niv2", "task_name": name, **columns}, faults)

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from smart.benchmarks.heldout import read_heldout
 from smart.config import UserError, nearest
 from smart.config.command_line import literal
 from smart.evaluation.job import VERSION as EVALUATE
@@ -195,7 +195,7 @@ def _heldout_table(made: Reproduction) -> pa.Table | None:
     configs = [made.study.config(run) for run in made.study.runs]
     files = {str(name) for config in configs if (name := (config.get("suite") or {}).get("collection"))}
     if len(files) == 1 and (file := Path(files.pop())).is_file():
-        return pq.read_table(file, columns=["inputs", "targets", "task_name"])
+        return read_heldout(file, "evaluate.suite.collection")
     return heldout_rows(made.config.heldout) if made.config.heldout else None
 
 

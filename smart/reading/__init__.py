@@ -4,31 +4,34 @@ Text comes out as it went in, to the byte, or its row is named in a `Fault`: no 
 date or a boolean, and nothing is repaired in silence.
 """
 
-from smart.reading.faults import Fault, fault_where, one_each, refusal
+from smart.reading.faults import Fault, apart, fault_where, one_each, refusal
 from smart.reading.files import SUFFIXES, distinct, file_identity, suffix_of, unchanged
-from smart.reading.json_rows import read_json
+from smart.reading.json_rows import decode_json
 from smart.reading.parsed import LINE
 from smart.reading.reader import Batch, Rows, read, scan
-from smart.reading.values import JSON, TEXT, Kind, as_text, class_names, is_text
+from smart.reading.values import JSON, TEXT, TEXTS, Kind, as_text, class_names, from_values, is_text
 
 __all__ = [
     "JSON",
     "LINE",
     "SUFFIXES",
     "TEXT",
+    "TEXTS",
     "Batch",
     "Fault",
     "Kind",
     "Rows",
+    "apart",
     "as_text",
     "class_names",
+    "decode_json",
     "distinct",
     "fault_where",
     "file_identity",
+    "from_values",
     "is_text",
     "one_each",
     "read",
-    "read_json",
     "refusal",
     "scan",
     "suffix_of",

@@ -86,6 +86,17 @@ def one_each(faults: Iterable[Fault]) -> list[Fault]:
     ]
 
 
+def apart(faults: Iterable[Fault], count: int) -> tuple[np.ndarray, list[Fault]]:
+    """Which rows (bool, (count,)) have no fault; and the faults, each row under its first reason alone."""
+    keep, left = np.ones(count, bool), []
+    for fault in faults:
+        rows = fault.rows[keep[fault.rows]]
+        if len(rows):
+            left.append(replace(fault, rows=rows))
+        keep[rows] = False
+    return keep, left
+
+
 def _first_values(faults: Sequence[Fault]) -> dict[int, object]:
     values = [item for fault in faults for item in fault.values.items()]
     return dict(values[:_SHOWN_ROWS])

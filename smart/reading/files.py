@@ -65,7 +65,15 @@ def head_of(path: str) -> bytes:
         UserError: for UTF-16 and UTF-32.
     """
     with open_text(path) as stream:
-        head = stream.read(_HEAD)
+        return refuse_utf16(path, stream.read(_HEAD)).removeprefix(BOM)
+
+
+def refuse_utf16(path: str | os.PathLike[str], head: bytes) -> bytes:
+    """The same bytes.
+
+    Raises:
+        UserError: where they are the beginning of UTF-16 or UTF-32.
+    """
     other = next((name for bom, name in _OTHER_BOMS.items() if head.startswith(bom)), None)
     if other is None and b"\0\0\0\0" in (head[0:8:2], head[1:8:2]):
         other = "UTF-16"
@@ -73,7 +81,7 @@ def head_of(path: str) -> bytes:
         raise UserError(
             f"{path}: is {other}, and only UTF-8 is read; convert it: iconv -f {other} -t UTF-8 FILE > NEW_FILE"
         )
-    return head.removeprefix(BOM)
+    return head
 
 
 @contextlib.contextmanager

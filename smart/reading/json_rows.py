@@ -17,7 +17,7 @@ from pydantic_core import from_json
 
 from smart.config import UserError
 from smart.reading.faults import faults_of
-from smart.reading.files import BOM, head_of, open_text
+from smart.reading.files import BOM, head_of, open_text, refuse_utf16
 from smart.reading.parsed import BLOCK_BYTES, LINE, Parsed, blocks
 
 _NO_OBJECT = "not a JSON object"
@@ -43,17 +43,17 @@ def parse_json(path: str, wanted: Sequence[str]) -> Iterator[Parsed]:
         yield from _blocks(records, wanted)
 
 
-def read_json(path: Path) -> Any:
-    """The one value of a small file.
+def decode_json(path: Path, content: bytes) -> Any:
+    """The one value that a small file holds.
 
     Raises:
-        UserError: for a file that is no JSON in UTF-8.
+        UserError: for UTF-16.
+        ValueError: for what is no JSON, or cannot be read without loss. Bytes that are no UTF-8 become surrogates.
     """
-    head_of(str(path))
     try:
-        return _exact(path.read_bytes().removeprefix(BOM))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read: {_reason(error)} ({error})") from error
+        return _exact(refuse_utf16(path, content).removeprefix(BOM))
+    except RecursionError as error:
+        raise ValueError(_reason(error)) from error
 
 
 def _layout(head: bytes) -> str:
@@ -193,8 +193,9 @@ class _Cursor:
             try:
                 value, end = _DECODER.raw_decode(self._buffer, self._at)
             except json.JSONDecodeError as error:
+                where = self.passed + error.pos - self._at
                 if not (_is_cut(error, self._buffer) and self._more()):
-                    self.refuse(f"{error.msg}, character {self.passed + error.pos - self._at:,} of the file")
+                    self.refuse(f"{error.msg}, character {where:,} of the file")
             except (ValueError, RecursionError) as error:
                 self.refuse(_reason(error))
             else:

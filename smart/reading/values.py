@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,6 +15,8 @@ from smart.reading.faults import Fault, fault_where, faults_of
 
 TEXT = pa.large_string()
 """Text and nothing else: a number in its place is a fault of its row."""
+TEXTS = pa.list_(TEXT)
+"""Lists of texts."""
 JSON: Literal["json"] = "json"
 """Any value, as JSON text, so that nothing of nested values is lost however much rows differ in shape."""
 Kind: TypeAlias = pa.DataType | Literal["json"]
@@ -41,7 +44,8 @@ def from_values(name: str, values: Sequence[Any], kind: Kind) -> tuple[pa.Array,
     if kind == JSON:
         values = [_dumped(value) for value in values]
     try:
-        return pa.array(values, type_of(kind)), []
+        if not (pa.types.is_list(type_of(kind)) and any(isinstance(value, str) for value in values)):
+            return pa.array(values, type_of(kind)), []
     except (pa.ArrowException, UnicodeError):
         pass  # of which value, the whole column does not say
     kept = list(values)
@@ -62,6 +66,8 @@ def _dumped(value: object) -> str | float | None:
 
 def _why_not(value: object, kind: pa.DataType) -> str | None:
     """Why a value cannot stand in a column of the type; None where it can."""
+    if pa.types.is_list(kind) and isinstance(value, str):
+        return "text instead of a list"  # of whose characters Arrow would make one
     try:
         pa.array([value], kind)
     except UnicodeError:
@@ -82,9 +88,11 @@ def _from_bytes(value: object) -> bool:
 
 
 def from_arrow(name: str, column: pa.ChunkedArray, kind: Kind) -> tuple[pa.ChunkedArray, list[Fault]]:
-    """A column of a Parquet or Arrow file as one of the kind; other types than TEXT and JSON stay as they are."""
+    """A column of a Parquet or Arrow file as one of the kind; other types than the three above stay as they are."""
     if kind == TEXT:
         return as_text(name, column)
+    if kind == TEXTS:
+        return _as_texts(name, column)
     if kind == JSON:
         array, faults = from_values(name, column.to_pylist(), JSON)
         return pa.chunked_array([array]), faults
@@ -105,6 +113,18 @@ def as_text(name: str, column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[F
     rows = np.flatnonzero(mask)
     shown = {row: _bytes_at(column, row) for row in rows[:3].tolist()}
     return pa.chunked_array(chunks, TEXT), [Fault(name, "invalid UTF-8", rows, shown)]
+
+
+def _as_texts(name: str, column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[Fault]]:
+    kind = column.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not (is_list and is_text(kind.value_type)):
+        wrong = column.is_valid().to_numpy()
+        faults = fault_where(name, f"{kind} instead of a list of texts", wrong, column)
+        return pa.chunked_array([pa.nulls(len(column), TEXTS)]), list(faults)
+    texts = as_text(name, pc.list_flatten(column))[1]
+    parents = pc.list_parent_indices(column).to_numpy()
+    return column, [replace(fault, rows=np.unique(parents[fault.rows]), values={}) for fault in texts]
 
 
 def _invalid(chunk: pa.Array) -> np.ndarray:

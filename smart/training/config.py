@@ -33,6 +33,8 @@ class TrainConfig(CommonConfig):
     model: ModelOptions = option(default_factory=lambda: ModelOptions("mistralai/Mistral-7B-v0.1"))
     tuning: TuningOptions = option(default_factory=TuningOptions)
     """Which weights learn, and how."""
+    bad_rows: Literal["error", "drop"] = option("error", added=True)
+    """"error": rows without text in one of the columns stop the run; "drop": they are left out, and counted."""
     batch_size: Positive = 64
     """Examples per optimiser step, over all processes and accumulation steps."""
     micro_batch_size: Positive = 8

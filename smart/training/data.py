@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from smart.config import UserError
 from smart.model.tokens import Overlength, encode
-from smart.runtime.files import hash_bytes, hash_file
 from smart.runtime.manifest import open_artifact
 from smart.templates import SEPARATOR
+from smart.training.rows import BadRows, RowChecker, no_rows, read_files, read_hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-AUTHORS = "kowndinya23/"
-"""Owner of the published mixtures, flan2022-4096-TASKS-tasks-FN-ROWS-instances-FN."""
 _CHUNK = 4096
 _SHOWN = 600
-_LONGEST_LINE = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -42,108 +35,36 @@ class Mixture:
     """Manifest of the folder that the select command wrote; empty for any other data set."""
 
 
-def read_mixture(source: str) -> Mixture:
+def read_mixture(source: str, bad_rows: BadRows = "error") -> Mixture:
     """Read a mixture folder, a data set file or folder, or a data set of the hub.
 
     Args:
         source: a path, a hub name (with @REVISION if need be), or the name of a mixture that the authors
         published.
+        bad_rows: "error" or "drop", for rows without text in one of the columns.
 
     Raises:
-        UserError: if there is nothing of the name, or it lacks prompt and response.
+        UserError: if there is nothing of the name, it lacks prompt and response, or has rows that can't be used.
         DamagedError: for a mixture that is not what was written.
     """
     path = Path(source)
     manifest = open_artifact(path) or {}
     if manifest.get("kind") == "mixture":
         # The manifest's key stands for the rows, in names and on resume, so only files that it names are read.
-        train = pq.read_table(path / "train.parquet")
-        named = "validation.parquet" in manifest["files"]
-        validation = pq.read_table(path / "validation.parquet") if named else None
+        checker, tables = RowChecker(source, bad_rows), {}
+        for split in ("train", "validation"):
+            if split == "train" or f"{split}.parquet" in manifest["files"]:
+                table = pq.read_table(path / f"{split}.parquet")
+                columns = dict(zip(table.column_names, table.columns, strict=True))
+                tables[split] = checker.check(f"{split}.parquet", columns)
+        checker.raise_if_any()
         return Mixture(
-            path.name, manifest["key"], _columns(train, source), _columns(validation, source), manifest
+            path.name, manifest["key"], tables["train"], tables.get("validation", no_rows()), manifest
         )
-    splits, key = _read_path(path) if path.exists() else _read_hub(source)
-    train = splits.get("train")
-    if train is None:
-        raise UserError(f"mixture={source}: has no split named train, only {', '.join(sorted(splits))}")
-    return Mixture(path.stem, key, _columns(train, source), _columns(splits.get("validation"), source), {})
-
-
-def _read_path(path: Path) -> tuple[dict[str, pa.Table], str]:
-    # Read without datasets, whose cache could answer for a file that has changed since.
-    files = [path] if path.is_file() else _data_files(path)
-    if not files or any(file.suffix not in _READERS for file in files):
-        raise UserError(f"mixture={path}: must be a file, or a folder of files: {', '.join(_READERS)}")
-    splits: dict[str, list[pa.Table]] = {}
-    for file in files:
-        named = {"validation", "test"} & set(re.split(r"[^a-z]+", file.stem.lower()))
-        split = min(named) if named and path.is_dir() else "train"
-        splits.setdefault(split, []).append(_columns(_READERS[file.suffix](file), str(file)))
-    key = hash_bytes([hash_file(file).encode() for file in files])
-    return {split: pa.concat_tables(tables) for split, tables in splits.items()}, key
-
-
-def _data_files(folder: Path) -> list[Path]:
-    """Files of rows directly in a folder, or, where there are none, in the data/ of a cloned data set."""
-    for place in (folder, folder / "data"):
-        if files := sorted(file for file in place.glob("*") if file.suffix in _READERS):
-            return files
-    return []
-
-
-def _read_json_lines(file: Path) -> pa.Table:
-    return pyarrow.json.read_json(file, pyarrow.json.ReadOptions(block_size=_LONGEST_LINE))
-
-
-def _read_csv(file: Path) -> pa.Table:
-    return pyarrow.csv.read_csv(file, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))
-
-
-_READERS: dict[str, Callable[[Path], pa.Table]] = {
-    ".parquet": pq.read_table,
-    ".jsonl": _read_json_lines,
-    ".csv": _read_csv,
-}
-
-
-def _read_hub(source: str) -> tuple[dict[str, pa.Table], str]:
-    from datasets import load_dataset
-
-    name, _, revision = source.partition("@")
-    if name.startswith("flan2022-4096-"):
-        name = AUTHORS + name
-    try:
-        splits = load_dataset(name, revision=revision or None)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"mixture={source}: no such folder or file, and the hub gave no data set of that name"
-            f" ({str(error).splitlines()[0]})"
-        ) from error
-    fingerprints = [splits[split]._fingerprint.encode() for split in sorted(splits)]
-    return {name: split.with_format("arrow")[:] for name, split in splits.items()}, hash_bytes(fingerprints)
-
-
-def _columns(table: pa.Table | None, source: str) -> pa.Table:
-    if table is None:
-        return pa.table(
-            {name: pa.array([], pa.string()) for name in ("prompt", "response", "submixture", "task_name")}
-        )
-    missing = {"prompt", "response"} - set(table.column_names)
-    if missing:
-        raise UserError(
-            f"mixture={source}: has no column {' and '.join(sorted(missing))}, only"
-            f" {', '.join(table.column_names)}"
-        )
-    columns = {}
-    for name in ("prompt", "response", "submixture", "task_name"):
-        column = (
-            table[name] if name in table.column_names else pa.chunked_array([pa.repeat("all", len(table))])
-        )
-        if column.null_count:
-            raise UserError(f"mixture={source}: {column.null_count} rows have no {name}")
-        columns[name] = column.cast(pa.string())
-    return pa.table(columns)
+    tables, key = read_files(path, bad_rows) if path.exists() else read_hub(source, bad_rows)
+    if "train" not in tables:
+        raise UserError(f"mixture={source}: holds no rows to train on")
+    return Mixture(path.stem, key, tables["train"], tables.get("validation", no_rows()), {})
 
 
 @dataclass(frozen=True)

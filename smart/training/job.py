@@ -130,7 +130,7 @@ def prepare(config: TrainConfig, world: World) -> TrainingJob:
     problems.raise_if_any()
     if config.tuning.method != "full":
         target_layers(base)
-    rows = read_mixture(config.mixture)
+    rows = read_mixture(config.mixture, config.bad_rows)
 
     def texts() -> list[str]:
         return [

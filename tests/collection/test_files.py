@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from smart.collection import SCHEMA, Files, Groups, check_source, load
+from smart.collection import SCHEMA, Files, Groups, Part, check_source, load
 from smart.config import ConfigError, UserError
 from tests.collection.examples import content, rows, write_jsonl, write_parquet
 
@@ -297,7 +297,9 @@ def test_messages_of_the_wrong_type(tmp_path: Path) -> None:
     path = write_jsonl(
         tmp_path / "f.jsonl", [{"messages": messages} for messages in (turns, pictures, "u", turns)]
     )
-    with pytest.raises(UserError, match="messages: of the wrong type in 2 rows: 1 "):
+    with pytest.raises(
+        UserError, match=r"messages: of the wrong type in 1 row: 1 .*\n.*text instead of a list in 1 row: 2"
+    ):
         load(Files(path=str(path)))
     assert load(Files(path=str(path), bad_rows="drop")).train["row"].to_pylist() == [0, 3]
 
@@ -356,3 +358,81 @@ def test_what_is_excluded_in_vain_is_told(tmp_path: Path) -> None:
         load(Files(path=path, exclude={"source": ["nothing"]}))
     with pytest.raises(ConfigError, match=r"exclude=.*source.*: must be a mapping to lists of texts or null"):
         load(Files(path=path, exclude={"source": "nothing"}))
+
+
+def test_an_empty_shard_is_skipped_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_jsonl(tmp_path / "good.jsonl", rows(5))
+    for name, text in (("empty.jsonl", ""), ("header.csv", "inputs,targets\n"), ("array.json", "[]")):
+        (tmp_path / name).write_text(text)
+    pq.write_table(pa.table({"x": pa.array([], pa.string())}), tmp_path / "none.parquet")
+    collection = load(Files(path=f"{tmp_path}/*"))
+    assert content(collection.train) == rows(5)
+    assert sum(line.endswith("holds no rows: skipped.") for line in caplog.messages) == 4
+    assert collection.fingerprint == load(Files(path=f"{tmp_path}/good.jsonl")).fingerprint
+    with pytest.raises(UserError, match=r"empty\.jsonl: no rows to use"):
+        load(Files(path=f"{tmp_path}/empty.jsonl"))
+
+
+def test_a_shard_of_nulls_is_named_by_row(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "good.jsonl", rows(5))
+    write_jsonl(tmp_path / "nulls.jsonl", [{**row, "targets": None} for row in rows(3)])
+    with pytest.raises(UserError, match=r"nulls\.jsonl: targets: null in 3 rows: 0, 1, 2"):
+        load(Files(path=f"{tmp_path}/*"))
+    assert len(load(Files(path=f"{tmp_path}/*", bad_rows="drop")).train) == 5
+
+
+def test_every_kind_of_drop_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records = [*rows(9), *rows(2), {**rows(1)[0], "inputs": ""}, {**rows(1)[0], "targets": None}]
+    path = write_jsonl(tmp_path / "a.jsonl", records)
+    load(Files(path=str(path), bad_rows="drop", drop_duplicates=True))
+    assert sorted(caplog.messages) == [
+        "Left out 1 of 13 train rows: inputs: empty.",
+        "Left out 1 of 13 train rows: targets: null.",
+        "Left out 2 of 11 train rows: copies of an earlier row.",
+    ]
+
+
+def test_conversations_left_out_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    load(Files(path=str(write_jsonl(tmp_path / "a.jsonl", [{"messages": one}, {"messages": one * 2}]))))
+    assert caplog.messages == ["Left out 1 of 2 train rows: messages: more than one turn."]
+
+
+def test_a_file_is_read_once_however_it_is_reached(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", rows(10))
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert len(load(Files(path=f"{tmp_path}/**/*.jsonl")).train) == 10
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_validation_under_another_name_is_still_the_training_file(tmp_path: Path, link: str) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", rows(10))
+    getattr(tmp_path / "b.jsonl", link)(path)
+    with pytest.raises(UserError, match=r"b\.jsonl is in collection\.path too, as .*a\.jsonl"):
+        load(Files(path=str(path), validation=f"{tmp_path}/b.jsonl"))
+
+
+def test_two_formats_of_one_stem_are_two_tasks(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "response": "a"}])
+    write_csv(tmp_path / "a.csv", [{"prompt": "q", "response": "a"}])
+    assert Groups.of(load(Files(path=f"{tmp_path}/*")).train).tasks == (
+        ("files", "a.csv"),
+        ("files", "a.jsonl"),
+    )
+
+
+def test_bytes_that_are_no_utf8_in_messages_and_any_source(tmp_path: Path) -> None:
+    data = pa.array([b"u", b"caf\xe9"], pa.binary())
+    texts = pa.StringArray.from_buffers(2, data.buffers()[1], data.buffers()[2])
+    turns = pa.StructArray.from_arrays(
+        [pa.array(["user", "assistant"] * 2), texts.take([0, 0, 1, 0])], ["role", "content"]
+    )
+    pq.write_table(pa.table({"messages": pa.ListArray.from_arrays([0, 2, 4], turns)}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"messages: invalid UTF-8 in 1 row: 1"):
+        load(Files(path=str(tmp_path / "a.parquet")))
+    assert len(load(Files(path=str(tmp_path / "a.parquet"), bad_rows="drop")).train) == 1
+    labels = {"submixture": "s", "task_name": "t", "template_type": "zs_opt"}
+    part = Part.of(
+        "mine", {**labels, "inputs": pa.chunked_array([texts]), "targets": pa.chunked_array([["a", "b"]])}
+    )
+    assert [fault.reason for fault in part.faults] == ["inputs: invalid UTF-8"]

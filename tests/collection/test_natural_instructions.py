@@ -118,11 +118,45 @@ def test_an_instance_without_output_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"Instances": []}', '{"Instances": [{"input": 3, "output": "a"}]}']
+    "text", ["{", "[]", '{"Instances": []}', '{"Instances": [{"input": 3, "output": "a"}]}', "[" * 5000]
 )
 def test_broken_task_files(folder: Path, text: str) -> None:
     (folder / "tasks" / "task2_open.json").write_text(text)
     with pytest.raises(UserError, match=r"task2_open\.json: not a task file"):
+        load(NaturalInstructions(path=str(folder)))
+
+
+def test_what_is_no_text_is_named_by_row(folder: Path) -> None:
+    broken = task("task2_open", 9)
+    broken["Instances"][3]["output"] = [7]
+    broken["Instances"][4]["input"] = 5
+    broken["Instances"][5]["input"] = "half of \ud83d"
+    (folder / "tasks" / "task2_open.json").write_text(json.dumps(broken))
+    with pytest.raises(UserError) as caught:
+        load(NaturalInstructions(path=str(folder)))
+    for fault in (
+        "targets: number instead of text in 1 row: 3 (7)",
+        "inputs: number instead of text in 1 row: 4 (5)",
+    ):
+        assert f"task2_open.json: {fault}" in str(caught.value)
+    assert "inputs: half a character (a lone surrogate) in 1 row: 5" in str(caught.value)
+    collection = load(NaturalInstructions(path=str(folder), bad_rows="drop"))
+    assert sum(collection.source["splits"]["train"]["dropped"].values()) == 3
+
+
+def test_examples_and_definitions_must_be_text(folder: Path) -> None:
+    broken = task("task2_open", 9)
+    broken["Positive Examples"][0]["output"] = 7
+    (folder / "tasks" / "task2_open.json").write_text(json.dumps(broken))
+    with pytest.raises(
+        UserError, match=r"task2_open\.json: not a task file: TypeError: 7 stands where text is due"
+    ):
+        load(NaturalInstructions(path=str(folder)))
+
+
+def test_a_split_without_tasks(folder: Path) -> None:
+    (folder / "splits" / "default" / "train_tasks.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"train_tasks\.txt: names no task"):
         load(NaturalInstructions(path=str(folder)))
 
 

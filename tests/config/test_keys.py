@@ -144,6 +144,7 @@ DECIDE: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     },
     "train": {
         "mixture": ((), ("mixture=mixture2",)),
+        "bad_rows": ((), ("bad_rows=drop",)),
         "model": ((), ("model=tiny_mistral",)),
         "tuning": ((), ("tuning.lora_r=8",)),
         "batch_size": ((), ("batch_size=16",)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 
 import numpy as np
@@ -51,7 +53,7 @@ def test_wrong_data_sets_say_what_is_wrong(tmp_path):
     with pytest.raises(UserError, match=r"has no column prompt, only inputs, response"):
         read_mixture(str(tmp_path / "x.parquet"))
     pq.write_table(pa.table({"prompt": ["a", None], "response": ["b", "c"]}), tmp_path / "x.parquet")
-    with pytest.raises(UserError, match="1 rows have no prompt"):
+    with pytest.raises(UserError, match=r"prompt: null in 1 row: 1"):
         read_mixture(str(tmp_path / "x.parquet"))
     with pytest.raises(UserError, match="no such folder or file"):
         read_mixture("nobody/nothing")
@@ -237,3 +239,99 @@ def test_combinations_that_cannot_work_are_refused_before_loading(
     )
     with pytest.raises(ConfigError, match=said):
         prepare_with(mixture, model=model, tuning=TuningOptions(**tuning), world=world, **options)
+
+
+GUESSED = ["True", "false", "007", "0.50", "12:30", "1969-07-20", "null", "NaN", "1e5", "a\r\nb", "é 😀"]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet", "rows.json", "ROWS.JSONL.GZ"])
+def test_no_text_is_taken_for_a_number_a_date_or_a_boolean(tmp_path, name):
+    rows = [{"prompt": text, "response": text} for text in GUESSED]
+    file = tmp_path / name
+    if name.endswith("csv"):
+        with file.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, ["prompt", "response"])
+            writer.writeheader()
+            writer.writerows(rows)
+    elif name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    else:
+        text = json.dumps(rows) if name.endswith("json") else "\n".join(map(json.dumps, rows))
+        file.write_bytes(gzip.compress(text.encode()) if name.endswith("GZ") else text.encode())
+    read = read_mixture(str(file))
+    assert read.train.select(["prompt", "response"]).to_pylist() == rows
+
+
+def test_rows_that_cannot_be_used_are_named_or_dropped_and_said(tmp_path, caplog):
+    lines = [
+        '{"prompt": "q", "response": "a"}',
+        '{"prompt": 5, "response": "a"}',
+        "null",
+        '{"prompt": "q", "response": null}',
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join([*lines, '{"prompt": "\\ud83d", "response": "a"}']))
+    with pytest.raises(UserError) as caught:
+        read_mixture(str(file))
+    for fault in (
+        "line: not a JSON object in 1 row: 2",
+        "prompt: number instead of text in 1 row: 1 (5)",
+        "prompt: half a character (a lone surrogate) in 1 row: 4",
+        "response: null in 1 row: 3",
+    ):
+        assert f"{file}: {fault}" in str(caught.value)
+    assert len(read_mixture(str(file), "drop").train) == 1
+    assert caplog.text.count("Left out 1 of 5 rows") == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *(
+            (f"{word}.jsonl", "validation")
+            for word in ("val", "valid", "validation", "dev", "EVAL", "heldout", "held_out")
+        ),
+        *(
+            (f"{name}.jsonl", "validation")
+            for name in ("dolly-val", "val_1", "validation-00000-of-00001", "validation_matched")
+        ),
+        *(
+            (f"{name}.jsonl", "train")
+            for name in ("train", "training_2", "train_sft-00000-of-00002", "dolly", "devices", "a-b")
+        ),
+        *((f"{name}.jsonl", "test") for name in ("test", "TEST-00000-of-00001", "testing")),
+        *((f"{name}.jsonl", None) for name in ("test_taking", "train_val", "eval-test")),
+    ],
+)
+def test_names_in_a_folder_say_what_files_are_for(tmp_path, name, split, caplog):
+    caplog.set_level("INFO")
+    row = '{{"prompt": "{0}", "response": "{0}"}}\n'
+    (tmp_path / "other.jsonl").write_text(row.format("other"))
+    (tmp_path / name).write_text(row.format("this"))
+    (tmp_path / "dataset_info.json").write_text("{}")
+    if split is None:
+        with pytest.raises(UserError, match=f"is {name} for training, for validation, or for tests"):
+            read_mixture(str(tmp_path))
+        return
+    read = read_mixture(str(tmp_path))
+    assert ("this" in read.train["prompt"].to_pylist()) == (split == "train")
+    assert ("this" in read.validation["prompt"].to_pylist()) == (split == "validation")
+    assert name in caplog.text
+    assert (
+        "training: other.jsonl" in caplog.text
+        or "other.jsonl, " in caplog.text
+        or ", other.jsonl" in caplog.text
+    )
+    (tmp_path / name).rename(tmp_path / "zz.jsonl")
+    assert (read_mixture(str(tmp_path)).key == read.key) == (split == "train" and name > "other.jsonl")
+
+
+def test_folders_without_rows_to_train_on(tmp_path):
+    (tmp_path / "val.jsonl").write_text('{"prompt": "q", "response": "a"}\n')
+    with pytest.raises(UserError, match=r"has no file to train on, only val\.jsonl"):
+        read_mixture(str(tmp_path))
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds no rows to train on"):
+        read_mixture(str(tmp_path))
+    (tmp_path / "b.jsonl").write_text('{"prompt": "q", "response": "a"}\n')
+    assert len(read_mixture(str(tmp_path)).train) == 1

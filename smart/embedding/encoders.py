@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from smart.config import Problems, nearest
+from smart.embedding.long_texts import embed
 
 DTYPES = ("float16", "float32")
 
@@ -137,6 +138,6 @@ class WordLlama(Encoder):
         model = wordllama.WordLlama.load(cache_dir=package, dim=self.width(), disable_download=True)
 
         def encode(texts: list[str]) -> Encoded:
-            return Encoded(model.embed(texts, norm=self.normalize), truncated=0)
+            return Encoded(embed(model, texts, self.normalize), truncated=0)
 
         return nullcontext(Session(encode, block=4096))

@@ -154,12 +154,16 @@ def join_by(suite: LoadedSuite, separator: str) -> None:
             task.config.target_delimiter = task.fewshot_cfg.target_delimiter = separator
 
 
-def chance(suite: LoadedSuite) -> dict[str, float]:
+def chance(suite: LoadedSuite, limit: int | None = None) -> dict[str, float]:
     """Task → the accuracy of answers without thought: options at random, or where the answer is free, the commonest
-    right answer every time."""
+    right answer every time.
+
+    Args:
+        limit: of how many items of each task, the first ones, as they are scored.
+    """
     found = {}
     for name, task in suite.loaded["tasks"].items():
-        docs = list(task.eval_docs)
+        docs = list(task.eval_docs)[:limit]
         if task.OUTPUT_TYPE == "multiple_choice":
             found[name] = sum(1 / len(task.doc_to_choice(doc)) for doc in docs) / len(docs)
         elif task.OUTPUT_TYPE == "generate_until":

@@ -19,7 +19,7 @@ def main() -> None:
 def evaluate(config: EvaluateConfig) -> Path | None:
     """Print the scores or the comparison, and where they lie; returns the folder, None for a plan or a download."""
     if config.compare:
-        folder, text = compare(config.compare, config.output, config.output_root / "tables", config.seed)
+        folder, text = compare(config.compare, config.output, config.output_root / "tables")
         print(f"{text}\nTable and figure: {folder}")
         return folder
     if config.fetch_only:

@@ -13,15 +13,20 @@ import numpy as np
 
 from smart.config import UserError
 from smart.evaluation.metrics import Metric, Scores
-from smart.evaluation.statistics import Difference, group_difference, holm, mean_score, paired_difference
+from smart.evaluation.statistics import (
+    FEWEST_SEEDS,
+    LEVEL,
+    Difference,
+    adjust,
+    group_difference,
+    mean_score,
+    paired_difference,
+)
 from smart.runtime.files import atomic_folder, write_atomic
 from smart.runtime.manifest import make_key, write_manifest
 from smart.runtime.plot_style import COLOURS, save_figure, style
 
-VERSION = 2
-SEEDS = 3
-"""Runs that a group needs: with fewer, how much seeds matter is anyone's guess."""
-LEVEL = 0.05
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -32,45 +37,45 @@ class Comparison:
     second: str
     part: str
     metric: str
-    count: int
-    unit: str
-    """What was drawn: items, or tasks where these are a sample themselves."""
+    drawn: str
+    """The sample: items within subtasks, or tasks where these are a sample themselves."""
     scores: tuple[float, float]
     difference: Difference
-    adjusted: float = 1.0
+    adjusted: float | None = None
     """Its p-value, adjusted for all rows of the table."""
 
     @property
-    def inside_noise(self) -> bool:
-        return not self.adjusted < LEVEL
+    def significant(self) -> bool:
+        return self.adjusted is not None and self.adjusted < LEVEL
 
     def sentence(self, runs: bool) -> str:
         what, interval = self.difference, self.difference.interval
         of = "the groups of runs" if runs else "the models"
         # The bounds point where the sentence does: first minus second, unless it calls the second one higher.
-        low, high = interval.low, interval.high
-        if not self.inside_noise and interval.value < 0:
-            low, high = -high, -low
-        evidence = (
-            f"95 % interval {low:+.4f} to {high:+.4f}; {what.test} p = {what.p:.3g}, after Holm"
-            f" {self.adjusted:.3g}"
-        )
-        turned = "" if what.gained is None else f"; {what.gained + (what.lost or 0)} decisions differ"
-        where = f"{self.part} ({self.metric}, {self.count:,} {self.unit})"
-        if self.inside_noise:
+        turned = self.significant and interval.value < 0
+        low, high = (-interval.high, -interval.low) if turned else (interval.low, interval.high)
+        evidence = [
+            f"95 % interval {low:+.4f} to {high:+.4f}" if interval.known else "no interval can be had"
+        ]
+        evidence += [f"{what.test} p = {what.p:.3g}, after Holm {self.adjusted:.3g}"]
+        evidence += [] if what.gained is None else [f"{what.gained + (what.lost or 0)} decisions differ"]
+        evidence += ["few and skewed scores: the interval may be too narrow"] if interval.skewed else []
+        said = f"({'; '.join(evidence)})"
+        where = f"{self.part} ({self.metric}, {self.drawn})"
+        if not self.significant:
             return (
                 f"{where}: the difference of {interval.value:+.4f} between {of} {self.first} and {self.second}"
-                f" is inside the noise ({evidence}{turned})."
+                f" is not significant {said}."
             )
         more, less = (self.first, self.second) if interval.value > 0 else (self.second, self.first)
         scope = "ways of making runs, as far as these seeds show" if runs else "two models only"
         return (
-            f"{where}: {more} scores {abs(interval.value):.4f} higher than {less} ({evidence}{turned}). This speaks"
-            f" of these {scope}."
+            f"{where}: {more} scores {abs(interval.value):.4f} higher than {less} {said}. This speaks of these"
+            f" {scope}."
         )
 
 
-def compare(spec: Any, output: Path | None, root: Path, seed: int) -> tuple[Path, str]:
+def compare(spec: Any, output: Path | None, root: Path) -> tuple[Path, str]:
     """Compare what `spec` names, and write a table and a figure.
 
     Args:
@@ -85,14 +90,15 @@ def compare(spec: Any, output: Path | None, root: Path, seed: int) -> tuple[Path
     groups = _groups(spec)
     read = {name: [Scores.read(Path(folder)) for folder in folders] for name, folders in groups.items()}
     runs = isinstance(spec, Mapping)
+    _check_distinct(read)
     if not runs:
         read = {name: [scores] for name, (scores,) in zip(_names(read), read.values(), strict=True)}
-    rows = [row for pair in combinations(read, 2) for row in _compare_pair(read, *pair, seed)]
-    adjusted = holm([row.difference.p for row in rows])
-    rows = [replace(row, adjusted=float(p)) for row, p in zip(rows, adjusted, strict=True)]
+    rows = [row for pair in combinations(read, 2) for row in _compare_pair(read, *pair)]
+    adjusted = adjust([row.difference for row in rows])
+    rows = [replace(row, adjusted=p) for row, p in zip(rows, adjusted, strict=True)]
     text = "\n".join(row.sentence(runs) for row in rows)
     keys = [scores.key for listed in read.values() for scores in listed]
-    key = make_key({"names": list(read), "seed": seed}, keys, VERSION)
+    key = make_key({"names": list(read)}, keys, VERSION)
     folder = output or root / f"compare-{'-'.join(list(read)[:2])[:60]}-{key[:8]}"
     with atomic_folder(folder) as draft:
         _write_table(draft / "comparison.csv", rows)
@@ -108,9 +114,9 @@ def compare(spec: Any, output: Path | None, root: Path, seed: int) -> tuple[Path
 
 def _groups(spec: Any) -> dict[str, list[str]]:
     if isinstance(spec, Mapping):
-        if len(spec) < 2 or any(len(folders) < SEEDS for folders in spec.values()):
+        if len(spec) < 2 or any(len(folders) < FEWEST_SEEDS for folders in spec.values()):
             raise UserError(
-                f"compare: groups need at least {SEEDS} runs each, and there must be two:"
+                f"compare: groups need at least {FEWEST_SEEDS} runs each, and there must be two:"
                 " compare={smart:[A1,A2,A3],equal:[B1,B2,B3]}; for two models give compare=[A,B]"
             )
         return {str(name): [str(folder) for folder in folders] for name, folders in spec.items()}
@@ -119,12 +125,28 @@ def _groups(spec: Any) -> dict[str, list[str]]:
     return {str(folder): [str(folder)] for folder in spec}
 
 
+def _check_distinct(read: Mapping[str, list[Scores]]) -> None:
+    """Refuse a run that is named twice: it would count as a seed of its own.
+
+    Raises:
+        UserError: with the folders.
+    """
+    seen: dict[str, Scores] = {}
+    for scores in (scores for listed in read.values() for scores in listed):
+        twin = seen.setdefault(scores.identity, scores)
+        if twin is not scores:
+            raise UserError(
+                f"compare: {twin.name} and {scores.name} are scores of one run (key {scores.identity[:8]}), and a run"
+                " counts once: name runs that differ in their seed"
+            )
+
+
 def _names(read: Mapping[str, list[Scores]]) -> list[str]:
     names = [scores.name for (scores,) in read.values()]
     return names if len(set(names)) == len(names) else list(read)
 
 
-def _compare_pair(read: Mapping[str, list[Scores]], first: str, second: str, seed: int) -> list[Comparison]:
+def _compare_pair(read: Mapping[str, list[Scores]], first: str, second: str) -> list[Comparison]:
     everyone = [*read[first], *read[second]]
     metrics = _shared_metrics(everyone)
     if not metrics:
@@ -133,19 +155,17 @@ def _compare_pair(read: Mapping[str, list[Scores]], first: str, second: str, see
     for metric in metrics:
         _check_questions(metric, everyone)
         a, b = (_stacked(read[name], metric) for name in (first, second))
+        bounded = all(scores.bounded(metric) for scores in everyone)
         if len(everyone) == 2:
             one, other = ([x[0] for x in runs] for runs in (a, b))
-            difference = paired_difference(one, other, metric.average, seed=seed)
+            difference = paired_difference(one, other, metric.average, bounded=bounded)
         else:
-            difference = group_difference(a, b, metric.average, seed=seed)
+            difference = group_difference(a, b, metric.average, bounded=bounded)
         means = [mean_score([x.mean(axis=0) for x in runs], metric.average) for runs in (a, b)]
         label = metric.metric + ("" if metric.filter == "none" else f", {metric.filter}")
         label += "" if metric.sign > 0 else ", lower is better"
-        unit = "tasks" if everyone[0].draws_tasks(metric) else "items"
-        count = sum(x.shape[1] for x in a)
-        rows.append(
-            Comparison(first, second, metric.part, label, count, unit, (means[0], means[1]), difference)
-        )
+        drawn = everyone[0].drawn(metric)
+        rows.append(Comparison(first, second, metric.part, label, drawn, (means[0], means[1]), difference))
     return rows
 
 
@@ -189,8 +209,7 @@ def _write_table(path: Path, rows: Sequence[Comparison]) -> None:
             "metric": row.metric,
             "first": row.first,
             "second": row.second,
-            "count": row.count,
-            "unit": row.unit,
+            "drawn": row.drawn,
             "first_score": row.scores[0],
             "second_score": row.scores[1],
             "difference": row.difference.interval.value,
@@ -201,7 +220,8 @@ def _write_table(path: Path, rows: Sequence[Comparison]) -> None:
             "p_holm": row.adjusted,
             "gained": row.difference.gained,
             "lost": row.difference.lost,
-            "inside_noise": row.inside_noise,
+            "significant": row.significant,
+            "skewed": row.difference.interval.skewed,
         }
         for row in rows
     ]
@@ -217,8 +237,9 @@ def _draw(path: Path, rows: Sequence[Comparison]) -> None:
     with style():
         figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.45 * len(rows)))
         for place, row in enumerate(rows):
-            at, colour = row.difference.interval, "#888888" if row.inside_noise else COLOURS[0]
-            axes.plot([at.low, at.high], [place, place], color=colour, linewidth=2)
+            at, colour = row.difference.interval, COLOURS[0] if row.significant else "#888888"
+            if at.known:
+                axes.plot([at.low, at.high], [place, place], color=colour, linewidth=2)
             axes.plot(at.value, place, "o", color=colour, markersize=6)
         axes.axvline(0, color="black", linewidth=0.8)
         pairs = {(row.first, row.second) for row in rows}
@@ -230,7 +251,7 @@ def _draw(path: Path, rows: Sequence[Comparison]) -> None:
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         figure.supxlabel(
-            "difference and 95 % interval (grey: inside the noise after Holm's correction)", fontsize=10
+            "difference and 95 % interval (grey: not significant after Holm's correction)", fontsize=10
         )
         title = "Differences between groups of runs" if several else " − ".join(next(iter(pairs)))
         axes.set_title(title, fontsize=9)

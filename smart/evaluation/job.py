@@ -18,7 +18,7 @@ from smart.runtime.manifest import make_key, versions
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same job gives other scores."""
 PACKAGES = ("lm_eval", "torch", "transformers", "peft", "datasets", "bitsandbytes")
 TOKENIZER_TEXTS = 2_000

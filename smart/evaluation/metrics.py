@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from smart.evaluation.scores import read_scores, values_of
+from smart.evaluation.scores import (
+    LOWER_IS_BETTER,
+    UNSEEN,
+    describe_draw,
+    drawn_tasks,
+    draws_tasks,
+    is_bounded,
+    read_scores,
+    values_of,
+)
 from smart.evaluation.statistics import Average
 from smart.runtime.manifest import read_manifest
-
-LOWER_IS_BETTER = ("loss",)
-UNSEEN = "heldout_"
-"""What the parts of a file of unseen tasks begin with."""
-FEWEST_TASKS = 10
-"""Unseen tasks from which it can be told how much tasks differ."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,19 @@ class Metric:
         return f"{self.part}/{self.metric}"
 
     @property
+    def label(self) -> str:
+        """The name with its filter: mmlu acc, strict-match."""
+        return f"{self.part} {self.metric}" + ("" if self.filter == "none" else f", {self.filter}")
+
+    @property
+    def lines(self) -> list[str]:
+        """The title in lines: what is asked, what is counted, and the score of chance."""
+        counted = self.label.removeprefix(f"{self.part} ")
+        return [self.part, counted, *([] if self.chance is None else [f"(chance {self.chance:.3f})"])]
+
+    @property
     def title(self) -> str:
-        chance = "" if self.chance is None else f" (chance {self.chance:.3f})"
-        return f"{self.part} {self.metric}" + ("" if self.filter == "none" else f", {self.filter}") + chance
+        return " ".join(self.lines)
 
     @property
     def sign(self) -> int:
@@ -65,46 +77,52 @@ class Scores:
     @classmethod
     def read(cls, folder: Path) -> Scores:
         samples, results = read_scores(folder)
-        values = {**values_of(samples), **_per_token(samples)}
-        found = [_metric(row) for row in results["scores"]]
+        values = values_of(samples)
         metrics = [
-            metric
-            for metric in found
-            if all((task, metric.metric, metric.filter) in values for task in results["parts"][metric.part])
+            _metric(row) for row in results["scores"] if _is_mean(row, results["parts"][row["part"]], values)
         ]
         key = (read_manifest(folder) or {}).get("key", "")
         return cls(
             folder.resolve().name, key, values, results["parts"], results["task_hashes"], tuple(metrics)
         )
 
-    def items(self, metric: Metric) -> list[np.ndarray]:
-        """What bootstrap draws from: for each task of the metric's part, float (items,).
+    @property
+    def identity(self) -> str:
+        """The key, by which a run is told from another; for folders without a manifest, their name."""
+        return self.key or self.name
 
-        Unseen tasks are a sample of tasks, and are drawn themselves, with all their items (clusters: Davison & Hinkley
-        1997, section 3.8): their means are the items then, one float (tasks,).
-        """
-        each = [self.values[task, metric.metric, metric.filter] for task in self.parts[metric.part]]
-        return [np.array([scores.mean() for scores in each])] if self.draws_tasks(metric) else each
+    def items(self, metric: Metric) -> list[np.ndarray]:
+        """The sample: for each task of the metric's part, float (items,); of unseen tasks, one float (tasks,)."""
+        each = self._tasks(metric)
+        return drawn_tasks(each) if self.draws_tasks(metric) else each
 
     def draws_tasks(self, metric: Metric) -> bool:
-        return metric.part.startswith(UNSEEN) and len(self.parts[metric.part]) >= FEWEST_TASKS
+        return draws_tasks(metric.part, self.parts[metric.part])
+
+    def drawn(self, metric: Metric) -> str:
+        """The sample in words."""
+        return describe_draw(self._tasks(metric), self.draws_tasks(metric))
+
+    def bounded(self, metric: Metric) -> bool:
+        """True if a mean can't leave [0, 1]."""
+        return is_bounded(metric.metric, self._tasks(metric))
+
+    def _tasks(self, metric: Metric) -> list[np.ndarray]:
+        return [self.values[task, metric.metric, metric.filter] for task in self.parts[metric.part]]
+
+
+def distinct(scores: Sequence[Scores]) -> tuple[Scores, ...]:
+    """Each run once, however often it is named: a run says nothing of how seeds differ from itself."""
+    return tuple({one.identity: one for one in reversed(scores)}.values())[::-1]
+
+
+def _is_mean(row: dict[str, Any], tasks: list[str], values: dict[tuple[str, str, str], np.ndarray]) -> bool:
+    """True if a score is the mean of its items, and not aggregated in a way of its own."""
+    items = [values.get((task, row["metric"], row["filter"])) for task in tasks]
+    means = [scores.mean() for scores in items if scores is not None]
+    return len(means) == len(tasks) and bool(np.isclose(np.mean(means), row["macro"]["value"], rtol=1e-6))
 
 
 def _metric(row: dict[str, Any]) -> Metric:
     average: Average = "micro" if "micro" in row and not row["part"].startswith(UNSEEN) else "macro"
     return Metric(row["part"], row["metric"], row["filter"], average, row.get("chance", {}).get(average))
-
-
-def _per_token(samples: pa.Table) -> dict[tuple[str, str, str], np.ndarray]:
-    """Losses that come with numbers of tokens, scaled so that their mean over items is the loss per token."""
-    found: dict[tuple[str, str, str], list[tuple[int, float, float]]] = {}
-    columns = (samples[name].to_pylist() for name in ("task", "filter", "doc_id", "metrics"))
-    for task, filter_name, doc, metrics in zip(*columns, strict=True):
-        for metric, value in json.loads(metrics).items():
-            if isinstance(value, list) and len(value) == 2:
-                found.setdefault((task, metric, filter_name), []).append((doc, *value))
-    scaled = {}
-    for key, items in found.items():
-        _, losses, tokens = np.array(sorted(items), float).T
-        scaled[key] = losses * len(losses) / tokens.sum()
-    return scaled

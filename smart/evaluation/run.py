@@ -107,9 +107,17 @@ def _tracked(job: EvaluationJob, folder: Path, rank: int) -> Iterator[TrackedRun
 
 def _log_scores(tracked: TrackedRun, job: EvaluationJob, folder: Path, results: dict[str, Any]) -> None:
     rows = results["scores"]
-    tracked.summary({_metric(row): row["macro"]["value"] for row in rows if "micro" not in row})
-    tracked.summary({_metric(row): row["micro"]["value"] for row in rows if "micro" in row})
+    tracked.summary({name: value for row in rows for name, value in _tracked_scores(row)})
     tracked.artifact(folder, "scores", {"key": job.key})
+
+
+def _tracked_scores(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """A score, and the bounds of its 95 % interval where it has one."""
+    mean, name = row.get("micro", row["macro"]), _metric(row)
+    yield name, mean["value"]
+    for bound in ("low", "high"):
+        if mean.get(bound) is not None:
+            yield f"{name}_{bound}", mean[bound]
 
 
 def _metric(row: dict[str, Any]) -> str:

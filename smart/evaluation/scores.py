@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smart.config import UserError
-from smart.evaluation.statistics import score_interval
+from smart.evaluation.statistics import Average, Interval, ratio_scores, score_interval, within_unit
 from smart.runtime.files import hash_bytes
 from smart.runtime.manifest import open_artifact
 
@@ -22,6 +22,11 @@ DECISIONS = ("acc", "exact_match")
 """lm-eval's metrics that are 1 for a right answer and 0 for a wrong one."""
 ACCURACIES = (*DECISIONS, "acc_norm")
 """Those for which guessing has a score."""
+UNSEEN = "heldout_"
+"""What the parts of a file of unseen tasks begin with."""
+FEWEST_TASKS = 10
+"""Unseen tasks from which it can be told how much tasks differ."""
+LOWER_IS_BETTER = ("loss",)
 
 SCHEMA = pa.schema(
     {
@@ -40,6 +45,9 @@ SCHEMA = pa.schema(
     }
 )
 """A row for each item and filter. `likelihoods` are natural logarithms, one for each option; `metrics` is JSON."""
+
+NUMBERS = ("task", "filter", "doc_id", "prompt_hash", "target_hash", "correct", "metrics")
+"""The columns of SCHEMA that hold no text."""
 
 
 def samples_table(samples: Mapping[str, list[dict[str, Any]]]) -> pa.Table:
@@ -66,14 +74,42 @@ def _row(task: str, sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def values_of(samples: pa.Table) -> dict[tuple[str, str, str], np.ndarray]:
-    """(task, metric, filter) → the number of each item, in the order of doc_id; metrics that are numbers alone."""
-    found: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+    """(task, metric, filter) → a number for each item, in the order of doc_id, whose mean is the task's score.
+
+    Losses come as pairs with their numbers of tokens; their mean is the loss per token (`ratio_scores`).
+    """
+    found: dict[tuple[str, str, str], list[tuple[float, ...]]] = {}
     columns = (samples[name].to_pylist() for name in ("task", "filter", "doc_id", "metrics"))
     for task, filter_name, doc, metrics in zip(*columns, strict=True):
         for metric, value in json.loads(metrics).items():
-            if isinstance(value, int | float):
-                found.setdefault((task, metric, filter_name), []).append((doc, float(value)))
-    return {key: np.array([value for _, value in sorted(items)]) for key, items in found.items()}
+            numbers = value if isinstance(value, list) and len(value) == 2 else [value]
+            if all(isinstance(number, int | float) for number in numbers):
+                found.setdefault((task, metric, filter_name), []).append((doc, *map(float, numbers)))
+    return {key: _scores(*np.array(sorted(items), float).T[1:]) for key, items in found.items()}
+
+
+def _scores(numbers: np.ndarray, tokens: np.ndarray | None = None) -> np.ndarray:
+    return numbers if tokens is None else ratio_scores(numbers, tokens)
+
+
+def draws_tasks(part: str, tasks: Sequence[str]) -> bool:
+    """True if the part's tasks are a sample of unseen ones, large enough to tell how much such tasks differ."""
+    return part.startswith(UNSEEN) and len(tasks) >= FEWEST_TASKS
+
+
+def drawn_tasks(tasks: Sequence[np.ndarray], average: Average = "macro") -> list[np.ndarray]:
+    """Tasks that are a sample, as the items of one subtask: one float (tasks,) whose mean is the average.
+
+    They are drawn with all their items: clusters (Davison & Hinkley 1997, section 3.8). Their mean over items is a
+    ratio of two sums over tasks.
+    """
+    sums, sizes = np.array([[scores.sum(), len(scores)] for scores in tasks]).T
+    return [ratio_scores(sums, sizes) if average == "micro" else sums / sizes]
+
+
+def is_bounded(metric: str, scores: Sequence[np.ndarray]) -> bool:
+    """True if a mean of the metric lies in [0, 1]. A loss may happen to be below 1 throughout, and need not be."""
+    return metric not in LOWER_IS_BETTER and within_unit(*scores)
 
 
 def summarize(
@@ -83,7 +119,7 @@ def summarize(
     categories: Mapping[str, str],
     chance: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Scores of each part of a suite under each metric and filter, with 95 % intervals over items.
+    """Scores of each part of a suite under each metric and filter, with 95 % intervals; of each of its tasks, too.
 
     Args:
         parts: name → its tasks.
@@ -103,18 +139,69 @@ def summarize(
             }
             items = [values.get((task, metric, filter_name)) for task in tasks]
             means = np.array([results[task][f"{metric},{filter_name}"] for task in tasks])
-            if all(scores is not None for scores in items):
-                scores = [scores for scores in items if scores is not None]
-                row["items"] = sum(map(len, scores))
-                row["micro"], row["macro"] = (vars(score_interval(scores, a)) for a in ("micro", "macro"))
+            scores = [each for each in items if each is not None]
+            # A metric that lm-eval aggregates in a way of its own, such as a perplexity, is no mean of its items.
+            if len(scores) == len(tasks) and np.allclose([each.mean() for each in scores], means, rtol=1e-6):
+                row |= _intervals(part, metric, dict(zip(tasks, scores, strict=True)), categories)
             else:
                 row["macro"] = {"value": float(means.mean())}
-            if set(tasks) <= set(categories):
-                row["macro_categories"] = _by_category(tasks, means, categories)
+                if set(tasks) <= set(categories):
+                    row["macro_categories"] = _by_category(tasks, means, categories)
             if metric in ACCURACIES and set(tasks) <= set(chance):
                 row["chance"] = _chance([chance[task] for task in tasks], items)
             rows.append(row)
     return rows
+
+
+def _intervals(
+    part: str, metric: str, tasks: Mapping[str, np.ndarray], categories: Mapping[str, str]
+) -> dict[str, Any]:
+    """Means of a part and of each of its tasks, by what is drawn: tasks, or items within tasks."""
+    items, bounded = list(tasks.values()), is_bounded(metric, list(tasks.values()))
+    drawn = draws_tasks(part, list(tasks))
+
+    def interval(average: Average) -> dict[str, Any]:
+        sample = drawn_tasks(items, average) if drawn else items
+        return score_interval(sample, average, bounded=bounded).as_json()
+
+    found: dict[str, Any] = {"items": sum(map(len, items)), "drawn": describe_draw(items, drawn)}
+    if metric not in LOWER_IS_BETTER:  # losses per token have no mean over items
+        found["micro"] = interval("micro")
+    found["macro"] = interval("macro")
+    if set(tasks) <= set(categories):
+        means = np.array([scores.mean() for scores in items])
+        by_category = _category_interval(list(tasks), items, categories, drawn, bounded).as_json()
+        found["macro_categories"] = {**_by_category(list(tasks), means, categories), **by_category}
+    found["tasks"] = {
+        task: score_interval([scores], bounded=bounded).as_json() for task, scores in tasks.items()
+    }
+    return found
+
+
+def describe_draw(tasks: Sequence[np.ndarray], drawn: bool) -> str:
+    """What a sample consists of, in words.
+
+    >>> describe_draw([np.ones(2)] * 57, drawn=False)
+    '114 items in 57 subtasks'
+    """
+    items = f"{sum(map(len, tasks)):,} items"
+    if drawn:
+        return f"{len(tasks):,} tasks"
+    return items if len(tasks) == 1 else f"{items} in {len(tasks):,} subtasks"
+
+
+def _category_interval(
+    tasks: list[str], items: list[np.ndarray], categories: Mapping[str, str], drawn: bool, bounded: bool
+) -> Interval:
+    """Of the mean over categories of their means over tasks."""
+    of = [categories[task] for task in tasks]
+    if drawn:
+        grouped = [
+            [scores for scores, name in zip(items, of, strict=True) if name == one] for one in sorted(set(of))
+        ]
+        return score_interval([drawn_tasks(each)[0] for each in grouped], "macro", bounded=bounded)
+    weights = np.array([1 / (len(set(of)) * of.count(name)) for name in of])
+    return score_interval(items, weights, bounded=bounded)
 
 
 def _chance(each: list[float], items: list[np.ndarray | None]) -> dict[str, float]:
@@ -169,11 +256,27 @@ def read_scores(folder: Path) -> tuple[pa.Table, dict[str, Any]]:
 
 def describe(scores: list[dict[str, Any]]) -> str:
     """The table that a run ends with."""
-    rows = [("suite", "metric", "items", "micro (95 % interval)", "macro")]
+    rows = [("suite", "metric", "drawn", "micro (95 % interval)", "macro (95 % interval)")]
     for row in scores:
-        micro = row.get("micro")
-        shown = f"{micro['value']:.4f} ({micro['low']:.4f} to {micro['high']:.4f})" if micro else ""
         metric = row["metric"] if row["filter"] == "none" else f"{row['metric']}, {row['filter']}"
-        rows.append((row["part"], metric, f"{row.get('items', '')}", shown, f"{row['macro']['value']:.4f}"))
+        means = (_shown(row[average]) if average in row else "" for average in ("micro", "macro"))
+        rows.append((row["part"], metric, row.get("drawn", ""), *means))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _shown(mean: Mapping[str, Any]) -> str:
+    bounds = "" if mean.get("low") is None else f" ({mean['low']:.4f} to {mean['high']:.4f})"
+    return f"{mean['value']:.4f}{bounds}" + (", skewed" if mean.get("skewed") else "")
+
+
+def keep_numbers(source: Path, target: Path) -> None:
+    """Copy a folder of scores without its texts: all statistics can be made from it again.
+
+    It is a folder of scores itself, for `evaluate.py compare=`.
+    """
+    samples, results = read_scores(source)
+    target.mkdir(parents=True)
+    kept = {name: results[name] for name in ("scores", "parts", "task_hashes")}
+    pq.write_table(samples.select(NUMBERS), target / SAMPLES, compression="zstd")
+    (target / RESULTS).write_text(json.dumps(kept) + "\n", encoding="utf-8")

@@ -58,7 +58,9 @@ def score(job: EvaluationJob, folder: Path, processes: Processes, device: torch.
         log.warning("%s of %s prompts are longer than %s tokens and lost their left part.", lost, asked, room)
     content = {
         **{key: results.get(key, {}) for key in THEIRS},
-        "scores": summarize(samples, suite.parts, results["results"], _categories(suite), chance(suite)),
+        "scores": summarize(
+            samples, suite.parts, results["results"], _categories(suite), chance(suite, job.limit)
+        ),
         "parts": suite.parts,
         "task_hashes": task_hashes(samples),
         "model": used,

@@ -12,6 +12,8 @@ from smart.config.command_line import spell
 
 STAGES = ("select", "train", "evaluate")
 
+AMOUNTS = ("select.budget", "select.num_tasks")
+
 Values = dict[str, Any]
 """Key with its stage before it → value: {"select.budget": "25k", "train.model": "mistral_7b"}."""
 
@@ -57,8 +59,10 @@ class Grid:
                 problems.add(key, value, "is swept over no value")
         if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in seeds):
             problems.add("seeds", list(seeds), "must be whole numbers", "such as seeds=[1,2,3]")
-        axes = {key: value for key, value in settings.items() if isinstance(value, list) and len(value) > 1}
-        fixed = {key: value for key, value in settings.items() if key not in axes}
+        # A value named twice is one value: its runs would stand for seeds that they are not.
+        swept = {key: _distinct(value) for key, value in settings.items() if isinstance(value, list)}
+        axes = {key: value for key, value in swept.items() if len(value) > 1}
+        fixed = {key: swept.get(key, value) for key, value in settings.items() if key not in axes}
         fixed = {
             key: value[0] if isinstance(value, list) and value else value for key, value in fixed.items()
         }
@@ -81,8 +85,18 @@ class Grid:
             tuple(spell(row[key]) for key in self.axes if key not in self.baseline) if self.baseline else ()
         )
 
+    def contender(self, row: Values) -> str:
+        """What a row stands for, apart from how much it is given: its name in figures, where it has one colour."""
+        keys = [key for key in self.baseline if key not in AMOUNTS]
+        keys = keys or [key for key in self.axes if key.startswith("select.") and key not in AMOUNTS]
+        return ", ".join(shown(key, row[key]) for key in keys if key in row) or self.name
+
     def is_baseline(self, row: Values) -> bool:
         return bool(self.baseline) and all(row[key] == value for key, value in self.baseline.items())
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    return list({spell(value): value for value in reversed(values)}.values())[::-1]
 
 
 def overrides_of(stage: str, values: Values) -> tuple[str, ...]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from smart.evaluation.metrics import FEWEST_TASKS, UNSEEN, Metric
+import numpy as np
+
+from smart.evaluation.metrics import Metric
+from smart.evaluation.statistics import FEWEST_SEEDS, LEVEL, Interval
 from smart.experiment.grid import Grid, heading, shown
 from smart.experiment.reference import Published, find_reference
 from smart.experiment.table import SPREAD, Entry, TableRow
+from smart.runtime import escapes
 
 SIZES = ("rows", "tokens", "supervised tokens", "steps")
 SPENT = ("stage", "runs", "hours, one after the other", "most memory")
@@ -28,13 +33,19 @@ class Table:
     """What it took: a line for each stage, under SPENT."""
 
     def head(self) -> list[str]:
+        return [" ".join(lines) for lines in self.heads()]
+
+    def heads(self) -> list[list[str]]:
+        """The head of each column in lines."""
         keys = [heading(key) for key in self.grid.axes] or ["row"]
-        return [
-            *keys,
-            *(metric.title for metric in self.metrics),
-            *(["reference"] if self.published else []),
-            *SIZES,
-        ]
+        after = [*(["reference"] if self.published else []), *SIZES]
+        return [*([key] for key in keys), *(metric.lines for metric in self.metrics), *([x] for x in after)]
+
+    def split(self, most: int) -> list[list[int]]:
+        """Places of the columns, in as many tables as it takes for each to have `most`, or 3 beside its keys."""
+        keys, columns = list(range(len(self.grid.axes) or 1)), len(self.heads())
+        tables = -(-(columns - len(keys)) // max(3, most - len(keys)))
+        return [[*keys, *map(int, part)] for part in np.array_split(np.arange(len(keys), columns), tables)]
 
     def line(self, row: TableRow) -> list[str]:
         """A row's cells as text, without marks."""
@@ -64,24 +75,62 @@ class Table:
 
     def legend(self) -> list[str]:
         """What the marks mean, and how much the numbers say."""
-        seeds = len(self.grid.seeds)
-        lines = [
-            f"Mean ± standard deviation over {seeds} seeds."
-            if seeds > 1
-            else "One seed: how much seeds matter is not known.",
-            "Bold: the best of its block; †: not distinguishable from it (p ≥ 0.05 after Holm over the table).",
-        ]
-        if any(metric.part.startswith(UNSEEN) for metric in self.metrics):
+        counts = {
+            len(entry.runs) for row in self.rows if row.block is not None for entry in row.entries if entry
+        }
+        lines = (
+            [f"Mean ± standard deviation over {_range(counts)} seeds."] if max(counts, default=1) > 1 else []
+        )
+        lines += ["One seed: how much seeds matter is not known."] if min(counts, default=1) == 1 else []
+        if any(entry.best for row in self.rows for entry in row.entries if entry):
             lines.append(
-                f"Unseen tasks are a sample of tasks: from {FEWEST_TASKS} on, intervals and p-values count them too."
+                "Bold: the best of its block, and what equals it; †: not distinguishable from it"
+                f" (p ≥ {LEVEL} after Holm over the table)."
             )
+        if any(1 < count < FEWEST_SEEDS for count in counts) or len(counts) > 1:
+            lines.append(
+                "No test where a row has 2 seeds, or one row has several and the other one:"
+                f" {FEWEST_SEEDS} seeds of each are needed, since fewer hardly tell how much seeds vary."
+            )
+        lines += self._samples()
         if any(row.flagged for row in self.rows):
             lines.append(f"!: spread over more than {SPREAD:.0%} between the rows that are compared.")
         return [*lines, *self.notes]
 
+    def _samples(self) -> list[str]:
+        """What intervals and p-values take for a sample, and where they are doubtful."""
+        drawn: dict[str, list[str]] = {}
+        skewed: dict[str, None] = {}
+        for row in self.rows:
+            for metric, entry in zip(self.metrics, row.entries, strict=False):
+                if entry:
+                    metrics = drawn.setdefault(entry.drawn, [])
+                    metrics += [] if metric.label in metrics else [metric.label]
+                    skewed |= {metric.label: None} if entry.interval.skewed else {}
+        lines = [
+            f"95 % intervals and p-values draw {what}: {', '.join(names)}." for what, names in drawn.items()
+        ]
+        if skewed:
+            lines.append(
+                f"Few and skewed scores, whose intervals hold the truth in some 90 % only: {', '.join(skewed)}."
+            )
+        return lines
+
+
+def _range(counts: set[int]) -> str:
+    return " to ".join(map(str, sorted({min(counts), max(counts)})))
+
 
 def _score(entry: Entry) -> str:
     return f"{entry.mean:.4f}" + ("" if entry.deviation is None else f" ± {entry.deviation:.4f}")
+
+
+def bounds(interval: Interval, form: str = ".4f") -> str:
+    """An interval in words."""
+    return f"{interval.low:{form}} to {interval.high:{form}}" if interval.known else "not known"
+
+
+DIFFERENCES = ("row", "metric", "difference", "95 % interval", "draws", "test", "p", "p after Holm", "")
 
 
 def differences(table: Table) -> list[list[str]]:
@@ -89,16 +138,16 @@ def differences(table: Table) -> list[list[str]]:
     lines = []
     for row in table.rows:
         for metric, entry in zip(table.metrics, row.entries, strict=True):
-            if entry and entry.against and entry.adjusted is not None:
+            if entry and entry.against:
                 what, at = entry.against, entry.against.interval
-                sizes = f"{at.value:+.4f}", f"{at.low:+.4f} to {at.high:+.4f}"
-                verdict = "inside the noise" if entry.adjusted >= 0.05 else "a difference"
-                evidence = what.test, f"{what.p:.3g}", f"{entry.adjusted:.3g}", verdict
-                lines.append([" ".join(filter(None, table.labels(row))), metric.title, *sizes, *evidence])
+                said = [" ".join(filter(None, table.labels(row))), metric.title, f"{at.value:+.4f}"]
+                said += [bounds(at, "+.4f"), entry.drawn, what.test]
+                if what.p is None or entry.adjusted is None:
+                    lines.append([*said, "", "", "no test"])
+                else:
+                    verdict = "significant" if entry.adjusted < LEVEL else "not significant"
+                    lines.append([*said, f"{what.p:.3g}", f"{entry.adjusted:.3g}", verdict])
     return lines
-
-
-DIFFERENCES = ("row", "metric", "difference", "95 % interval", "test", "p", "p after Holm", "")
 
 
 def markdown(table: Table) -> str:
@@ -106,7 +155,7 @@ def markdown(table: Table) -> str:
     first = len(table.grid.axes) or 1
 
     def marked(row: TableRow) -> list[str]:
-        line = table.line(row)
+        line = _escaped(table.line(row))
         for place, entry in enumerate(row.entries):
             if entry and entry.best:
                 line[first + place] = f"**{line[first + place]}**"
@@ -114,53 +163,61 @@ def markdown(table: Table) -> str:
                 line[first + place] += " †"
         return line
 
-    parts = [f"# {table.title}", _pipes(table.head(), [marked(row) for row in table.rows])]
-    parts += ["\n".join(f"- {line}" for line in table.legend())]
+    parts = [f"# {escapes.markdown(table.title)}"]
+    parts += [_pipes(_escaped(table.head()), [marked(row) for row in table.rows])]
+    parts += ["\n".join(f"- {escapes.markdown(line)}" for line in table.legend())]
     if lines := differences(table):
-        parts += [f"## Against the baseline ({_baseline(table.grid)})", _pipes(DIFFERENCES, lines)]
+        parts += [f"## Against the baseline ({escapes.markdown(baseline(table.grid))})"]
+        parts += [_pipes(DIFFERENCES, map(_escaped, lines))]
     if table.spent:
-        parts += ["## What it took", _pipes(SPENT, table.spent)]
+        parts += ["## What it took", _pipes(SPENT, map(_escaped, table.spent))]
     return "\n\n".join(parts) + "\n"
 
 
-def _baseline(grid: Grid) -> str:
+def baseline(grid: Grid) -> str:
     return ", ".join(f"{heading(key)}={shown(key, value)}" for key, value in grid.baseline.items())
 
 
-def _pipes(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def _escaped(cells: Iterable[str]) -> list[str]:
+    return [escapes.markdown(cell) for cell in cells]
+
+
+def _pipes(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in rows)
-
-
-_TEX = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"}
-    | {
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "\\": r"\textbackslash{}",
-        "±": r"$\pm$",
-        "≥": r"$\geq$",
-        "†": r"$\dagger$",
-        "−": "$-$",
-        "→": r"$\to$",
-        "…": r"\dots{}",
-        "×": r"$\times$",
-    }
-)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def latex(table: Table) -> str:
-    """A booktabs table; needs \\usepackage{booktabs}."""
-    first, columns = len(table.grid.axes) or 1, len(table.head())
+    """A booktabs table, no wider than the text; needs \\usepackage{booktabs,graphicx}."""
+    caption = f"{escapes.latex(table.title)}. {' '.join(map(escapes.latex, table.legend()))}"
+    tabulars = [_tabular(table, columns) for columns in table.split(_TEX_COLUMNS)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            rf"\label{{tab:{re.sub(r'[^A-Za-z0-9_-]', '-', table.grid.name)}}}",
+            *(line for tabular in tabulars for line in (r"\par\medskip", *tabular)),
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+_TEX_COLUMNS = 9
+
+
+def _tabular(table: Table, columns: Sequence[int]) -> list[str]:
+    first = len(table.grid.axes) or 1
 
     def marked(row: TableRow) -> str:
-        line = [cell.translate(_TEX) for cell in table.line(row)]
+        line = [escapes.latex(cell) for cell in table.line(row)]
         for place, entry in enumerate(row.entries):
             if entry and entry.best:
                 line[first + place] = rf"\textbf{{{line[first + place]}}}"
             elif entry and entry.near_best:
                 line[first + place] += r"$^\dagger$"
-        return " & ".join(line) + r" \\"
+        return " & ".join(line[column] for column in columns) + r" \\"
 
     body: list[str] = []
     before: tuple[object, ...] | None = None
@@ -168,33 +225,42 @@ def latex(table: Table) -> str:
         body += [r"\midrule"] if before is not None and row.block != before[0] else []
         body.append(marked(row))
         before = (row.block,)
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{table.title.translate(_TEX)}. {' '.join(line.translate(_TEX) for line in table.legend())}}}",
-            rf"\label{{tab:{table.grid.name}}}",
-            rf"\begin{{tabular}}{{{'l' * first}{'r' * (columns - first)}}}",
-            r"\toprule",
-            " & ".join(cell.translate(_TEX) for cell in table.head()) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    heads = table.heads()
+    sides = ["l" if column < first else "r" for column in columns]
+    return [
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{''.join(sides)}}}",
+        r"\toprule",
+        " & ".join(_stacked(heads[column], side) for column, side in zip(columns, sides, strict=True))
+        + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}}",
+    ]
+
+
+def _stacked(lines: Sequence[str], side: str) -> str:
+    """Lines above each other in one cell."""
+    escaped = [escapes.latex(line) for line in lines]
+    if len(escaped) == 1:
+        return escaped[0]
+    return rf"\begin{{tabular}}[b]{{@{{}}{side}@{{}}}}" + r" \\ ".join(escaped) + r"\end{tabular}"
 
 
 def as_csv(table: Table) -> str:
     """A line for each row and metric, with everything that is known of it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    score = "part,metric,filter,mean,deviation,low,high,seeds,best,near_best,difference,difference_low,difference_high"
+    score = "part,metric,filter,mean,deviation,low,high,skewed,seeds,drawn,best,near_best"
+    score += ",difference,difference_low,difference_high"
     sizes = [key.replace(" ", "_") for key in SIZES]
     head = [*table.grid.axes, "tuned", "state", *score.split(","), "test", "p", "p_holm", *sizes, "flagged"]
     writer.writerow([*head, "reference", "source"] if table.published else head)
+
+    def write(line: Sequence[object]) -> None:
+        writer.writerow([escapes.csv_text(cell) if isinstance(cell, str) else cell for cell in line])
+
     for row in table.rows:
         keys = [shown(key, row.values[key]) if key in row.values else "" for key in table.grid.axes]
         after = [*(row.sizes.get(key, "") for key in SIZES), " ".join(row.flagged)]
@@ -212,15 +278,23 @@ def as_csv(table: Table) -> str:
             if table.published:
                 one = find_reference(table.published, row.values, metric)
                 line += [one.value, one.source] if one else ["", ""]
-            writer.writerow(line)
+            write(line)
     return text.getvalue()
 
 
 def _numbers(entry: Entry | None) -> list[object]:
     if entry is None:
-        return [""] * 14
+        return [""] * 16
     at, what = entry.interval, entry.against
-    shift = [what.interval.value, what.interval.low, what.interval.high] if what else [""] * 3
-    test = [what.test, what.p, entry.adjusted] if what else [""] * 3
-    spread = "" if entry.deviation is None else entry.deviation
-    return [at.value, spread, at.low, at.high, len(entry.runs), entry.best, entry.near_best, *shift, *test]
+    shift = [what.interval.value, *_bounds(what.interval)] if what else [""] * 3
+    test = [what.test, _known(what.p), _known(entry.adjusted)] if what else [""] * 3
+    score = [at.value, _known(entry.deviation), *_bounds(at), at.skewed, len(entry.runs), entry.drawn]
+    return [*score, entry.best, entry.near_best, *shift, *test]
+
+
+def _bounds(interval: Interval) -> list[object]:
+    return [interval.low, interval.high] if interval.known else ["", ""]
+
+
+def _known(number: float | None) -> object:
+    return "" if number is None else number

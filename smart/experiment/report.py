@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,7 +15,7 @@ import numpy as np
 
 from smart.config.command_line import shell_line
 from smart.experiment.dry_run import describe
-from smart.experiment.render import DIFFERENCES, SPENT, Table, differences
+from smart.experiment.render import DIFFERENCES, SPENT, Table, baseline, bounds, differences
 from smart.experiment.run_graph import COMMANDS, Cell, StageRun, Study
 from smart.experiment.status import RunLog, Status, cell_status, manifest_of
 from smart.experiment.table import Entry, TableRow
@@ -56,9 +57,9 @@ def report(
     against = differences(table)
     parts = [
         f'<p class="soft">{len(study.cells)} cells: {counts}. Reproduce with:</p>{_code(command)}',
-        f'<h2>Scores</h2><div class="scroll">{_scores(table)}</div>',
+        f"<h2>Scores</h2>{_scores(table)}",
         f'<ul class="soft">{"".join(f"<li>{escape(line)}</li>" for line in table.legend())}</ul>',
-        f'<h2>Against the baseline</h2><div class="scroll">{_plain(DIFFERENCES, against)}</div>'
+        f"<h2>Against the baseline ({escape(baseline(table.grid))})</h2>{_plain(DIFFERENCES, against)}"
         if against
         else "",
         f"<h2>What it took</h2>{_plain(SPENT, table.spent)}" if table.spent else "",
@@ -70,20 +71,29 @@ def report(
     return page.substitute(title=escape(table.title), body="\n".join(filter(None, parts)))
 
 
+_COLUMNS = 10
+
+
 def _scores(table: Table) -> str:
-    first = len(table.grid.axes) or 1
+    return "".join(_score_table(table, columns) for columns in table.split(_COLUMNS))
+
+
+def _score_table(table: Table, columns: Sequence[int]) -> str:
+    first, heads = len(table.grid.axes) or 1, table.heads()
     head = [
-        f"<th{' class=key' if place < first else ''}>{escape(text)}</th>"
-        for place, text in enumerate(table.head())
+        f"<th{' class=key' if column < first else ''}>{'<br>'.join(map(_breakable, heads[column]))}</th>"
+        for column in columns
     ]
     lines, before = [], table.rows[0].block if table.rows else None
     for row in table.rows:
-        lines.append(f"<tr{' class=block' if row.block != before else ''}>{_row(table, row, first)}</tr>")
+        cells = _cells(table, row, first)
+        inner = "".join(cells[column] for column in columns)
+        lines.append(f"<tr{' class=block' if row.block != before else ''}>{inner}</tr>")
         before = row.block
     return f"<table><tr>{''.join(head)}</tr>{''.join(lines)}</table>"
 
 
-def _row(table: Table, row: TableRow, first: int) -> str:
+def _cells(table: Table, row: TableRow, first: int) -> list[str]:
     cells = []
     for place, text in enumerate(table.line(row)):
         column = place - first
@@ -91,20 +101,26 @@ def _row(table: Table, row: TableRow, first: int) -> str:
         classes = ["key"] if place < first else ["best"] if entry and entry.best else []
         classes += ["flag"] if text.endswith(" !") else []
         cells.append(
-            f'<td class="{" ".join(classes)}">{escape(text)}{_interval(entry) if entry else ""}</td>'
+            f'<td class="{" ".join(classes)}">{_breakable(text)}{_interval(entry) if entry else ""}</td>'
         )
-    return "".join(cells)
+    return cells
 
 
 def _interval(entry: Entry) -> str:
-    at, mark = entry.interval, " †" if entry.near_best else ""
-    return f'{mark}<span class="ci">{at.low:.4f} to {at.high:.4f}</span>'
+    mark = " †" if entry.near_best else ""
+    return f'{mark}<span class="ci">{bounds(entry.interval)}</span>'
+
+
+def _breakable(text: str) -> str:
+    """Escaped, with places where a long name may go on in a further line."""
+    return re.sub(r"([_/,])(?=\w)", r"\1<wbr>", escape(text))
 
 
 def _plain(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     def row(cells: Sequence[str], tag: str) -> str:
         inner = (
-            f"<{tag}{' class=key' if n < 2 else ''}>{escape(cell)}</{tag}>" for n, cell in enumerate(cells)
+            f"<{tag}{' class=key' if n < 2 else ''}>{_breakable(cell)}</{tag}>"
+            for n, cell in enumerate(cells)
         )
         return f"<tr>{''.join(inner)}</tr>"
 
@@ -136,8 +152,8 @@ def _map(study: Study, task_map: TaskMap) -> str:
         f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for name, colour in colours.items()
     )
     rows, sizes = {}, []
-    for name, run in mixtures(study).items():
-        found = {f"{t['submixture']}/{t['task_name']}": t for t in read_tasks(run)}
+    for name, cell in mixtures(study).items():
+        found = {f"{t['submixture']}/{t['task_name']}": t for t in read_tasks(cell.runs[0])}
         if set(task_map.names) <= set(found):
             rows[name] = [int(found[task]["budget"]) for task in task_map.names]
             sizes = [int(found[task]["size"]) for task in task_map.names]

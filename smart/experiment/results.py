@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from smart.config import deciding
-from smart.evaluation.metrics import Scores
+from smart.evaluation.metrics import Scores, distinct
+from smart.evaluation.scores import keep_numbers
 from smart.experiment.config import ReproduceConfig
 from smart.experiment.dry_run import spent
 from smart.experiment.grid import Grid, heading
@@ -22,7 +23,9 @@ from smart.experiment.table_figures import draw_figures
 from smart.runtime.files import atomic_folder, hash_file, write_atomic
 from smart.runtime.manifest import make_key, write_manifest
 
-VERSION = 1
+VERSION = 2
+NUMBERS = "samples"
+"""Folder beside a report that keeps what its intervals and p-values were computed from."""
 
 
 def read_table(study: Study, run_log: RunLog, config: ReproduceConfig) -> Table:
@@ -39,10 +42,17 @@ def read_table(study: Study, run_log: RunLog, config: ReproduceConfig) -> Table:
     for cell in study.cells:
         rows.setdefault((cell.seed is None, repr(cell.values)), []).append(cell)
     materials = [_material(cells, run_log, scores) for cells in rows.values()]
-    title = config.title or grid.name
-    return Table(
-        title, grid, metrics, make_rows(grid, materials, metrics), _notes(study), published, spent(study)
-    )
+    title, notes = config.title or grid.name, _notes(study) + _shared_seeds(materials)
+    return Table(title, grid, metrics, make_rows(grid, materials, metrics), notes, published, spent(study))
+
+
+def _shared_seeds(materials: Sequence[Material]) -> list[str]:
+    """Says where seeds name the same run, which then counts once."""
+    counts = [(len(one.scores), len(distinct(one.scores))) for one in materials]
+    lines = [
+        f"{named} seeds name {found} runs, which count once each" for named, found in counts if named > found
+    ]
+    return [f"Seeds that change nothing are no seeds: {line}." for line in dict.fromkeys(lines)]
 
 
 def _material(cells: list[Cell], run_log: RunLog, scores: Mapping[str, Scores]) -> Material:
@@ -92,7 +102,7 @@ def write_results(
     task_map: TaskMap | None,
     config: ReproduceConfig,
 ) -> None:
-    """Write table.md, table.tex, table.csv, figures/ and report.html; the manifest last."""
+    """Write table.md, table.tex, table.csv, figures/, report.html, and the numbers behind; the manifest last."""
     inputs = [manifest_of(cell.last)["key"] for cell in study.cells if is_done(cell.last)]
     inputs += table_inputs(config)
     asked_for = table_config(config, study.grid)
@@ -103,6 +113,10 @@ def write_results(
         own = [f"--config-dir={folder}" for folder in config.composed.config_dirs]
         page = report(study, run_log, table, figures, task_map, config.command(), own)
         write_atomic(draft / "report.html", page)
+        for cell in {cell.last.id: cell for cell in study.cells if is_done(cell.last)}.values():
+            kept = draft / NUMBERS / cell.last.folder.name
+            keep_numbers(cell.last.folder, kept)
+            write_manifest(kept, {"kind": "scores", "key": manifest_of(cell.last)["key"]})
         manifest = {
             "kind": "table",
             "key": make_key(asked_for, inputs, VERSION),

@@ -22,7 +22,7 @@ from smart.experiment.heldout import heldout_file, heldout_rows, write_heldout
 from smart.experiment.lengths import known_texts
 from smart.experiment.pools import Pools, infeasible, task_map
 from smart.experiment.reference import read_reference
-from smart.experiment.render import Table, markdown
+from smart.experiment.render import DIFFERENCES, Table, differences, markdown
 from smart.experiment.results import read_table, write_results
 from smart.experiment.run_graph import StageRun, Study, build
 from smart.experiment.scores import check_metrics
@@ -210,6 +210,7 @@ def _track(config: ReproduceConfig, study: Study, table: Table, folder: Path) ->
         run.only_warns(),
     ):
         run.table("scores", table.head(), [table.line(row) for row in table.rows])
+        run.table("differences", [*DIFFERENCES[:-1], "verdict"], differences(table))
         run.figures(folder / "figures")
         run.artifact(folder, "table", {})
 

@@ -7,21 +7,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from smart.evaluation.metrics import Metric, Scores
+from smart.evaluation.metrics import Metric, Scores, distinct
 from smart.evaluation.statistics import (
+    LEVEL,
     Difference,
     Interval,
+    adjust,
     group_difference,
-    holm,
+    mean_interval,
     mean_score,
     paired_difference,
     score_interval,
 )
 from smart.experiment.grid import Grid, Values
 
-LEVEL = 0.05
 SPREAD = 0.02
 """Rows of a block whose effective sizes differ by more are not a fair comparison, and are flagged."""
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,17 @@ class Entry:
     runs: tuple[float, ...]
     """One score per seed."""
     interval: Interval
-    """Its mean, and 95 % bounds over items, and over seeds where there are several."""
+    """Its mean, and 95 % bounds over what is drawn, and over seeds where there are several."""
+    drawn: str = ""
+    """The sample: items within subtasks, or tasks."""
     against: Difference | None = None
     """How much higher than the baseline; None for the baseline itself, or where it is not there."""
     adjusted: float | None = None
-    """Its p-value, adjusted for all comparisons of the table with a baseline (Holm)."""
+    """Its p-value, adjusted for all comparisons of the table with a baseline (Holm); None where there is no test."""
     best: bool = False
+    """The best of its block, or equal to it."""
     near_best: bool = False
-    """Not the best of its block, and not distinguishable from it."""
+    """Not the best of its block, and not distinguishable from it by a test."""
 
     @property
     def mean(self) -> float:
@@ -74,13 +79,11 @@ class Material:
     tuned: bool
     state: str
     scores: tuple[Scores, ...]
-    """One entry per finished seed."""
+    """One entry per finished run; a run that several seeds share stands once."""
     sizes: tuple[dict[str, float], ...]
 
 
-def make_rows(
-    grid: Grid, materials: Sequence[Material], metrics: Sequence[Metric], seed: int = 23
-) -> list[TableRow]:
+def make_rows(grid: Grid, materials: Sequence[Material], metrics: Sequence[Metric]) -> list[TableRow]:
     """Every row with its entries, comparisons and marks."""
     rows = [
         TableRow(
@@ -89,26 +92,31 @@ def make_rows(
             baseline=material.tuned and grid.is_baseline(material.values),
             state=material.state,
             sizes=_mean_sizes(material.sizes),
-            entries=tuple(_entry(material.scores, metric, seed) for metric in metrics),
+            entries=tuple(_entry(distinct(material.scores), metric) for metric in metrics),
         )
         for material in materials
     ]
     rows = _flag(rows)
-    differ = _Differ(materials, metrics, seed)
+    differ = _Differ(materials, metrics)
     rows = _against(rows, differ, _baselines(rows))
     return _mark_best(rows, differ, metrics)
 
 
-def _entry(scores: Sequence[Scores], metric: Metric, seed: int) -> Entry | None:
+def _entry(scores: Sequence[Scores], metric: Metric) -> Entry | None:
     if not scores:
         return None
     items = [one.items(metric) for one in scores]
     runs = tuple(mean_score(one, metric.average) for one in items)
+    bounded = all(one.bounded(metric) for one in scores)
+    drawn = scores[0].drawn(metric)
     if len(items) == 1:
-        return Entry(runs, score_interval(items[0], metric.average, seed=seed))
-    stacked = [np.stack(task) for task in zip(*items, strict=True)]
-    nothing = [np.zeros((2, task.shape[1])) for task in stacked]  # against zeros, the difference is the mean
-    return Entry(runs, group_difference(stacked, nothing, metric.average, seed=seed).interval)
+        return Entry(runs, score_interval(items[0], metric.average, bounded=bounded), drawn)
+    return Entry(runs, mean_interval(_stacked(items), metric.average, bounded=bounded), drawn)
+
+
+def _stacked(runs: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
+    """For each subtask, float (runs, items)."""
+    return [np.stack(subtask) for subtask in zip(*runs, strict=True)]
 
 
 def _mean_sizes(sizes: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -132,26 +140,27 @@ def _flag(rows: Sequence[TableRow]) -> list[TableRow]:
 class _Differ:
     """Differences between rows under each metric, each computed once."""
 
-    def __init__(self, materials: Sequence[Material], metrics: Sequence[Metric], seed: int) -> None:
-        self._materials, self._metrics, self._seed = materials, metrics, seed
+    def __init__(self, materials: Sequence[Material], metrics: Sequence[Metric]) -> None:
+        self._scores, self._metrics = [distinct(material.scores) for material in materials], metrics
         self._known: dict[tuple[int, int, int], Difference | None] = {}
 
     def __call__(self, first: int, second: int, metric: int) -> Difference | None:
-        """How much higher row `first` scores than `second`; None where seeds of one side alone are several."""
+        """How much higher row `first` scores than `second`; None where one of them has no scores."""
         key = (first, second, metric)
         if key not in self._known:
             self._known[key] = self._difference(*key)
         return self._known[key]
 
     def _difference(self, first: int, second: int, metric: int) -> Difference | None:
-        column = self._metrics[metric]
-        sides = [[one.items(column) for one in self._materials[row].scores] for row in (first, second)]
-        if not all(sides) or (min(map(len, sides)) == 1 and max(map(len, sides)) > 1):
+        column, scores = self._metrics[metric], [self._scores[row] for row in (first, second)]
+        if not all(scores):
             return None
-        if len(sides[0]) == 1:
-            return paired_difference(sides[0][0], sides[1][0], column.average, seed=self._seed)
-        a, b = ([np.stack(task) for task in zip(*side, strict=True)] for side in sides)
-        return group_difference(a, b, column.average, seed=self._seed)
+        bounded = all(one.bounded(column) for side in scores for one in side)
+        sides = [[one.items(column) for one in side] for side in scores]
+        if len(sides[0]) == len(sides[1]) == 1:
+            return paired_difference(sides[0][0], sides[1][0], column.average, bounded=bounded)
+        one, other = map(_stacked, sides)
+        return group_difference(one, other, column.average, bounded=bounded)
 
 
 def _baselines(rows: Sequence[TableRow]) -> dict[int, int]:
@@ -172,30 +181,35 @@ def _against(rows: Sequence[TableRow], differ: _Differ, baselines: Mapping[int, 
 
 
 def _mark_best(rows: Sequence[TableRow], differ: _Differ, metrics: Sequence[Metric]) -> list[TableRow]:
-    best: dict[tuple[tuple[str, ...], int], int] = {}
+    columns: dict[tuple[tuple[str, ...], int], dict[int, float]] = {}
     for place, row in enumerate(rows):
         for column, entry in enumerate(row.entries):
-            if entry is None or row.block is None:
-                continue
-            now = best.setdefault((row.block, column), place)
-            champion = rows[now].entries[column]
-            assert champion is not None
-            if metrics[column].sign * (entry.mean - champion.mean) > 0:
-                best[row.block, column] = place
+            if entry is not None and row.block is not None:
+                columns.setdefault((row.block, column), {})[place] = metrics[column].sign * entry.mean
+    best = {where: _highest(means) for where, means in columns.items()}
 
     def best_of(place: int, column: int) -> int | None:
         block = rows[place].block
-        champion = best.get((block, column)) if block is not None else None
-        return None if champion == place else champion
+        champions = best.get((block, column), []) if block is not None else []
+        return champions[0] if champions and place not in champions else None
 
     found = _family(rows, best_of, differ)
     near: dict[tuple[int, int], dict[str, object]] = {
-        where: {"near_best": not p < LEVEL} for where, (_, p) in found.items()
+        where: {"near_best": p is not None and p >= LEVEL} for where, (_, p) in found.items()
     }
     marks: dict[tuple[int, int], dict[str, object]] = {
-        (place, column): {"best": True} for (block, column), place in best.items() if _rivals(rows, block)
+        (place, column): {"best": True}
+        for (block, column), champions in best.items()
+        for place in champions
+        if _rivals(rows, block)
     }
     return _updated(rows, {**near, **marks})
+
+
+def _highest(means: Mapping[int, float]) -> list[int]:
+    """The places of the highest; all of them, where several are equal but for rounding."""
+    top = max(means.values())
+    return [place for place, mean in means.items() if top - mean <= _ROUNDING * abs(top)]
 
 
 def _rivals(rows: Sequence[TableRow], block: tuple[str, ...]) -> bool:
@@ -204,7 +218,7 @@ def _rivals(rows: Sequence[TableRow], block: tuple[str, ...]) -> bool:
 
 def _family(
     rows: Sequence[TableRow], other: Callable[[int, int], int | None], differ: _Differ
-) -> dict[tuple[int, int], tuple[Difference, float]]:
+) -> dict[tuple[int, int], tuple[Difference, float | None]]:
     """All comparisons of the table with the row that `other` names, and their p-values after Holm."""
     found: dict[tuple[int, int], Difference] = {}
     for place, row in enumerate(rows):
@@ -212,8 +226,8 @@ def _family(
             rival = other(place, column)
             if entry is not None and rival is not None and (difference := differ(place, rival, column)):
                 found[place, column] = difference
-    adjusted = holm([difference.p for difference in found.values()])
-    return {where: (found[where], float(p)) for where, p in zip(found, adjusted, strict=True)}
+    adjusted = adjust(list(found.values()))
+    return {where: (found[where], p) for where, p in zip(found, adjusted, strict=True)}
 
 
 def _updated(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,9 @@ import numpy as np
 
 from smart.config import ConfigError, parse_count
 from smart.evaluation.metrics import Metric
-from smart.experiment.grid import Values, shown
+from smart.experiment.grid import Grid, Values, shown
 from smart.experiment.render import Table
-from smart.experiment.run_graph import StageRun, Study
+from smart.experiment.run_graph import Cell, StageRun, Study
 from smart.experiment.status import is_done
 from smart.experiment.table import TableRow
 from smart.runtime.plot_style import COLOURS, save_figure, style
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _LINES = 6
 """Mixtures drawn in one figure of budgets."""
+_STYLES = ("o-", "s--", "^:", "D-.")
+UNTUNED = "#777777"
 _TITLE = 44
 """Characters above one of two panels."""
 _HEAT = ("select.fn", "select.instance_fn")
@@ -42,7 +44,7 @@ class Drawing:
 def draw_figures(folder: Path, study: Study, table: Table) -> list[Drawing]:
     """Draw what the grid has numbers for; each is written as PNG and SVG, and returned for the report."""
     makers: dict[str, tuple[str, Callable[[], Figure | None]]] = {
-        "scores": ("Scores of each row, with 95 % intervals", lambda: _scores(table)),
+        "scores": ("Scores of each row, with 95 % intervals; hollow: the baseline", lambda: _scores(table)),
         "budget": (
             "Score against budget, with 95 % intervals",
             lambda: _against(table, "select.budget", "rows"),
@@ -71,6 +73,12 @@ def _svg(figure: Figure, name: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()
+
+
+def palette(grid: Grid) -> dict[str, str]:
+    """Contender → its colour, the same throughout a report."""
+    names = dict.fromkeys(grid.contender(row) for row in grid.rows())
+    return dict(zip(names, COLOURS * (1 + len(names) // len(COLOURS)), strict=False))
 
 
 def _panels(
@@ -103,16 +111,21 @@ def _scores(table: Table) -> Figure | None:
     rows = [row for row in table.rows if any(row.entries)]
     if not rows or len(rows) > 30:
         return None
+    colours = palette(table.grid)
     figure, panels = _panels(table.metrics, 0.9 + 0.42 * len(rows), same_rows=True)
     for column, (axes, metric) in enumerate(zip(panels, table.metrics, strict=False)):
         for place, row in enumerate(rows):
             entry = row.entries[column]
             if entry is None:
                 continue
-            colour = "#777777" if row.block is None else COLOURS[2] if row.baseline else COLOURS[0]
-            axes.plot([entry.interval.low, entry.interval.high], [place, place], color=colour, linewidth=2)
+            colour = UNTUNED if row.block is None else colours[table.grid.contender(row.values)]
+            if entry.interval.known:
+                axes.plot(
+                    [entry.interval.low, entry.interval.high], [place, place], color=colour, linewidth=2
+                )
             axes.plot(entry.runs, [place] * len(entry.runs), "|", color=colour, markersize=9, alpha=0.6)
-            axes.plot(entry.mean, place, "o", color=colour, markersize=6)
+            face = "white" if row.baseline else colour
+            axes.plot(entry.mean, place, "o", color=colour, markerfacecolor=face, markersize=6)
         _draw_chance(metric, axes.axvline)
         axes.set_yticks(range(len(rows)), [", ".join(filter(None, table.labels(row))) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -132,23 +145,26 @@ def _against(table: Table, key: str, unit: str) -> Figure | None:
             lines.setdefault(", ".join(rest) or table.grid.name, []).append(row)
     if not any(len(rows) > 1 for rows in lines.values()):
         return None
+    colours = palette(table.grid)
     figure, panels = _panels(table.metrics)
     for column, (axes, metric) in enumerate(zip(panels, table.metrics, strict=False)):
-        for colour, (name, rows) in zip(COLOURS * 9, lines.items(), strict=False):
+        for (name, rows), mark in zip(lines.items(), _marks(table.grid, lines), strict=True):
             scored = [(_number(key, row.values[key]), row.entries[column]) for row in rows]
             points = [(x, entry) for x, entry in scored if x is not None and entry is not None]
             points.sort(key=lambda point: point[0])
             x = [number for number, _ in points]
             entries = [entry for _, entry in points]
+            colour = colours[table.grid.contender(rows[0].values)]
+            bounds = [e.interval if e.interval.known else None for e in entries]
             axes.fill_between(
                 x,
-                [e.interval.low for e in entries],
-                [e.interval.high for e in entries],
+                [at.low if at else np.nan for at in bounds],
+                [at.high if at else np.nan for at in bounds],
                 color=colour,
                 alpha=0.13,
                 linewidth=0,
             )
-            axes.plot(x, [e.mean for e in entries], "o-", color=colour, label=name, markersize=4)
+            axes.plot(x, [e.mean for e in entries], mark, color=colour, label=name, markersize=4)
         _draw_chance(metric, axes.axhline)
         axes.set_xscale("log")
         ticks = sorted({_number(key, row.values[key]) or 0.0 for rows in lines.values() for row in rows})
@@ -159,6 +175,17 @@ def _against(table: Table, key: str, unit: str) -> Figure | None:
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(lines))
     )
     return figure
+
+
+def _marks(grid: Grid, lines: Mapping[str, Sequence[TableRow]]) -> list[str]:
+    """A style for each line; lines of one colour differ in theirs."""
+    seen: dict[str, int] = {}
+    marks = []
+    for rows in lines.values():
+        name = grid.contender(rows[0].values)
+        seen[name] = seen.get(name, -1) + 1
+        marks.append(_STYLES[seen[name] % len(_STYLES)])
+    return marks
 
 
 def _number(key: str, value: Any) -> float | None:
@@ -212,18 +239,18 @@ def _pair(values: Values) -> tuple[str, str]:
     return str(values[_HEAT[0]]), str(values[_HEAT[1]])
 
 
-def mixtures(study: Study, apart: Sequence[str] = ()) -> dict[str, StageRun]:
-    """Finished selections by what makes them differ, the first seed of each.
+def mixtures(study: Study, apart: Sequence[str] = ()) -> dict[str, Cell]:
+    """Cells whose selection is done, by what makes their mixtures differ, the first seed of each.
 
     Args:
         apart: keys by which they need not be told apart.
     """
-    found: dict[str, StageRun] = {}
+    found: dict[str, Cell] = {}
     for cell in study.cells:
         run = cell.runs[0]
         if run.stage == "select" and is_done(run):
             keys = [key for key in cell.values if key.startswith("select.") and key not in apart]
-            found.setdefault(", ".join(shown(key, cell.values[key]) for key in keys) or run.name, run)
+            found.setdefault(", ".join(shown(key, cell.values[key]) for key in keys) or run.name, cell)
     return found
 
 
@@ -236,8 +263,8 @@ def read_tasks(run: StageRun) -> list[dict[str, str]]:
 def _budgets(study: Study) -> Figure | None:
     from matplotlib import pyplot
 
-    shown_apart = list(mixtures(study, ["select.instance_fn"]).items())[:_LINES]
-    found = {name: read_tasks(run) for name, run in shown_apart}
+    cells = dict(list(mixtures(study, ["select.instance_fn"]).items())[:_LINES])
+    found = {name: read_tasks(cell.runs[0]) for name, cell in cells.items()}
     if not found:
         return None
     sizes = {f"{t['submixture']}/{t['task_name']}": int(t["size"]) for t in next(iter(found.values()))}
@@ -245,9 +272,20 @@ def _budgets(study: Study) -> Figure | None:
     figure, axes = pyplot.subplots(figsize=(10.4, 4.4))
     place = np.arange(1, len(tasks) + 1)
     axes.step(place, [sizes[task] for task in tasks], where="mid", color="#bbbbbb", label="rows in the pool")
-    for colour, (name, lines) in zip(COLOURS, found.items(), strict=False):
+    colours, used = palette(study.grid), dict[str, int]()
+    for name, lines in found.items():
         given = {f"{t['submixture']}/{t['task_name']}": int(t["budget"]) for t in lines}
-        axes.plot(place, [given.get(task, 0) for task in tasks], ".", color=colour, label=name, alpha=0.8)
+        contender = study.grid.contender(cells[name].values)
+        used[contender] = used.get(contender, -1) + 1
+        marker = ".x+1"[used[contender] % 4]  # budgets of one contender
+        axes.plot(
+            place,
+            [given.get(task, 0) for task in tasks],
+            marker,
+            color=colours[contender],
+            label=name,
+            alpha=0.8,
+        )
     axes.set_yscale("symlog", linthresh=1, linscale=0.4)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylim(bottom=-0.1)
@@ -259,15 +297,17 @@ def _budgets(study: Study) -> Figure | None:
 def _gains(study: Study) -> Figure | None:
     from matplotlib import pyplot
 
-    found: dict[tuple[float, ...], str] = {}
-    for name, run in mixtures(study, ["select.instance_fn", "select.budget"]).items():
-        picks = sorted((int(t["order"]), float(t["gain"])) for t in read_tasks(run) if t["gain"])
-        if picks:
-            found.setdefault(tuple(gain for _, gain in picks), name)  # as with weightings of one function
+    found: dict[tuple[float, ...], tuple[str, str]] = {}
+    colours = palette(study.grid)
+    for name, cell in mixtures(study, ["select.instance_fn", "select.budget"]).items():
+        picks = sorted((int(t["order"]), float(t["gain"])) for t in read_tasks(cell.runs[0]) if t["gain"])
+        if picks:  # some are alike, as with weightings of one function
+            colour = colours[study.grid.contender(cell.values)]
+            found.setdefault(tuple(gain for _, gain in picks), (name, colour))
     if not found:
         return None
     figure, axes = pyplot.subplots(figsize=(10.4, 4))
-    for colour, (gains, name) in zip(COLOURS, found.items(), strict=False):
+    for gains, (name, colour) in found.items():
         axes.plot(range(1, len(gains) + 1), gains, ".-", color=colour, label=name)
     axes.set(xlabel="pick", ylabel="marginal gain")
     axes.legend()

@@ -89,7 +89,7 @@ def test_scores_are_made_once_and_compared(run, model, adapter):
     code, said = run(f"compare=[{folder},{folder_of(base)}]")
     assert code == 0, said
     assert "Table and figure: outputs/tables/compare-" in said
-    assert "inside the noise" in said
+    assert "is not significant" in said
 
 
 def test_a_sweep_scores_each_adapter(run, adapter, model, tmp_path):

@@ -15,6 +15,7 @@ from smart.evaluation.scores import RESULTS, SAMPLES, samples_table, summarize, 
 from smart.experiment.grid import Grid
 from smart.experiment.run_graph import Study, build
 from smart.experiment.stage_configs import StageConfig
+from smart.runtime.manifest import write_manifest
 
 SETTINGS: dict[str, Any] = {
     "select.strategy": ["smart", "equal"],
@@ -134,6 +135,9 @@ def write_scores(folder: Path, correct: dict[str, np.ndarray], losses: np.ndarra
         "task_hashes": task_hashes(samples),
     }
     (folder / RESULTS).write_text(json.dumps(content))
+    if (folder / "manifest.json").exists():  # a fake's, from before there were scores
+        manifest = json.loads((folder / "manifest.json").read_text())
+        write_manifest(folder, {name: value for name, value in manifest.items() if name != "files"})
 
 
 def scores(folder: Path, rate: float, seed: int, items: int = 200, loss: float | None = None) -> Scores:

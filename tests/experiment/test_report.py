@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from smart.config import Composition
+from smart.evaluation.metrics import Scores
 from smart.experiment.config import ReproduceConfig
 from smart.experiment.execute import Runner, one_after_the_other, run_missing
-from smart.experiment.report import TaskMap
+from smart.experiment.render import Table
+from smart.experiment.report import TaskMap, report
 from smart.experiment.results import read_table, write_results
 from smart.experiment.run_graph import Study
 from smart.experiment.status import RunLog
+from smart.experiment.table import Material, make_rows
+from smart.experiment.table_figures import palette
+from smart.runtime.plot_style import COLOURS
 from tests.experiment.examples import fakes, make_study, scores
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TASKS = ["a/<b>first</b>", "a/second", "b/third"]
 
 
+@dataclass(frozen=True)
+class Made:
+    study: Study
+    run_log: RunLog
+    table: Table
+    folder: Path
+
+    @property
+    def page(self) -> Path:
+        return self.folder / "report.html"
+
+
 @pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     """A table of two strategies and two budgets; one cell failed."""
     monkeypatch.setenv("TRAPS", str(tmp_path))
     study, run_log = make_study(tmp_path), RunLog(tmp_path / "logs")
@@ -43,7 +64,12 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "tables" / "mine"
     task_map = TaskMap(TASKS, places, np.array([0.5, 0.25]))
     write_results(folder, study, run_log, table, task_map, config)
-    return folder / "report.html"
+    return Made(study, run_log, table, folder)
+
+
+@pytest.fixture
+def page(made: Made) -> Path:
+    return made.page
 
 
 def fill(study: Study) -> None:
@@ -78,23 +104,66 @@ def test_the_page_is_whole_and_tells_every_cell(page: Path) -> None:
     assert {"table.md", "table.tex", "table.csv", "manifest.json", "budget.png", "budget.svg"} <= names
 
 
+def test_the_samples_that_a_report_was_made_from_lie_beside_it(made: Made) -> None:
+    """So that its intervals can be made again, by a better method too."""
+    kept = {folder.name: Scores.read(folder) for folder in (made.folder / "samples").iterdir()}
+    done = {cell.last.folder.name: cell for cell in made.study.cells if cell.last.folder.exists()}
+    assert set(kept) == set(done)
+    for row in made.table.rows:
+        scores = [kept[name] for name, cell in done.items() if cell.values == row.values]
+        again = make_rows(
+            made.study.grid, [Material(row.values, False, "done", tuple(scores), ())], made.table.metrics
+        )
+        expected = [entry and entry.interval for entry in row.entries]
+        assert [entry and entry.interval for entry in again[0].entries] == expected
+    assert all("responses" not in pq.read_schema(path).names for path in made.folder.rglob("samples.parquet"))
+
+
+def test_a_strategy_has_one_colour_in_all_figures(made: Made) -> None:
+    colours = palette(made.study.grid)
+    assert list(colours) == ["smart", "equal"]
+    for name in ("scores", "budget", "budgets", "gains"):
+        found = set(re.findall(r"stroke: (#[0-9a-f]{6})", (made.folder / f"figures/{name}.svg").read_text()))
+        palettes = {colour.lower() for colour in COLOURS[:6]} & found
+        assert palettes <= {colour.lower() for colour in colours.values()}, name
+        assert palettes, name
+
+
+def wide(table: Table) -> Table:
+    """The table with nine metrics of long names, as a study of several suites has."""
+    names = [f"bbh_zeroshot_boolean_expressions_{n}" for n in range(9)]
+    metrics = [replace(table.metrics[0], part=name, filter="flexible-extract") for name in names]
+    rows = [replace(row, entries=tuple(row.entries[:1]) * 9, values={**row.values}) for row in table.rows]
+    return replace(table, metrics=metrics, rows=rows)
+
+
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-def test_a_browser_draws_it_without_a_complaint(page: Path, tmp_path: Path) -> None:
+def test_a_browser_draws_it_without_a_complaint(made: Made, tmp_path: Path) -> None:
     # Asks the page itself, after its script has run and the mouse has been over a task.
     probe = """<script>addEventListener("load", () => {
       const circle = document.querySelector("#map circle"), images = [...document.images];
       circle.dispatchEvent(new MouseEvent("mousemove", {clientX: 300, clientY: 300, bubbles: true}));
       document.title = JSON.stringify([images.length, images.every(i => i.naturalWidth > 200),
         document.getElementById("mixture").options.length, circle.getAttribute("r") !== "5",
-        document.getElementById("tip").textContent]);
+        document.getElementById("tip").textContent,
+        [...document.querySelectorAll("table")].map(table => table.getBoundingClientRect().right).concat(
+          document.documentElement.scrollWidth)]);
     });</script></body>"""
     probed = tmp_path / "probed.html"
-    probed.write_text(page.read_text().replace("</body>", probe))
+    # The figures of the page, and a table that is far wider than it.
+    text = report(made.study, made.run_log, wide(made.table), [], None, "python reproduce.py")
+    more = re.search("<h2>Scores</h2>.*<h2>Cells</h2>", text, re.DOTALL)
+    assert more is not None
+    probed.write_text(made.page.read_text().replace("</body>", f"{more[0]}{probe}"))
     assert BROWSER is not None
     done = subprocess.run(
         [
             *(BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
-            *("--virtual-time-budget=4000", f"--user-data-dir={tmp_path / 'browser'}"),
+            *(
+                "--window-size=1280,900",
+                "--virtual-time-budget=4000",
+                f"--user-data-dir={tmp_path / 'browser'}",
+            ),
             *("--dump-dom", probed.as_uri()),
         ],
         capture_output=True,
@@ -105,4 +174,7 @@ def test_a_browser_draws_it_without_a_complaint(page: Path, tmp_path: Path) -> N
     assert title is not None, done.stderr
     assert title[1].startswith("[4,true,4,true,"), title[1]
     assert "5 rows in the pool" in title[1]
+    edges = json.loads(html.unescape(title[1]))[-1]
+    assert len(edges) == 3 + 4 + 1, "scores, differences and costs; the wide scores in two tables; the page"
+    assert max(edges) <= 1280, "cut off"
     assert "CONSOLE" not in done.stderr

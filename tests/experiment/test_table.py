@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ from smart.evaluation.statistics import holm
 from smart.experiment.dry_run import spent
 from smart.experiment.grid import Grid
 from smart.experiment.reference import read_reference
-from smart.experiment.render import Table, as_csv, differences, latex, markdown
+from smart.experiment.render import DIFFERENCES, Table, as_csv, differences, latex, markdown
 from smart.experiment.scores import check_metrics, shared_metrics
 from smart.experiment.table import Material, TableRow, make_rows
 from tests.experiment.examples import make_study, scores, write_scores
@@ -116,10 +120,49 @@ def test_one_seed_is_compared_on_its_items_and_one_with_several_is_not(tmp_path:
     assert entry is not None
     assert entry.deviation is None
     assert entry.against is not None
-    assert entry.against.test == "exact McNemar"
-    _, rows = rows_of([one[0], material(tmp_path, "equal", "10", 0.5, seeds=2)])
-    assert rows[0].entries[0] is not None
-    assert rows[0].entries[0].against is None
+    assert entry.against.test == "mid-p McNemar"
+
+
+@pytest.mark.parametrize(("seeds", "words"), [((1, 3), "1 and 3 seeds"), ((2, 2), "2 seeds")])
+def test_too_few_seeds_have_no_test_and_the_table_says_so(
+    tmp_path: Path, seeds: tuple[int, int], words: str
+) -> None:
+    made = [
+        material(tmp_path, name, "10", rate, seeds=k)
+        for name, rate, k in zip(("smart", "equal"), (0.9, 0.5), seeds, strict=True)
+    ]
+    lines = differences(make_table(made))
+    assert len(lines) == 2
+    for line in lines:
+        assert line[3] == "not known"
+        assert line[5] == f"none: {words}, 3 are needed"
+        assert line[6:] == ["", "", "no test"]
+    assert "3 seeds of each are needed" in markdown(make_table(made))
+    marked = [entry.near_best for row in make_table(made).rows for entry in row.entries if entry]
+    assert not any(marked), "what has no test is not called indistinguishable"
+
+
+def test_a_run_that_several_seeds_share_counts_once(tmp_path: Path) -> None:
+    """As with select.budget=64,64, or with train.seed given: the same run three times has no spread."""
+    shared = replace(material(tmp_path, "smart", "10", 0.9, seeds=1), tuned=True)
+    shared = replace(shared, scores=shared.scores * 3)
+    (row,) = make_table([shared]).rows
+    (entry, _) = row.entries
+    assert entry is not None
+    assert len(entry.runs) == 1
+    assert entry.deviation is None
+    assert Grid.of("mine", {"select.budget": [64, 64]}).axes == {}
+    assert Grid.of("mine", {"select.budget": [64, 64, 32]}).axes == {"select.budget": [64, 32]}
+
+
+def test_equal_bests_are_marked_alike(tmp_path: Path) -> None:
+    best = material(tmp_path, "smart", "10", 0.9)
+    twin = replace(material(tmp_path, "random", "10", 0.9), scores=best.scores)
+    third = material(tmp_path, "equal", "10", 0.88)
+    _, rows = rows_of([best, twin, third])
+    marks = [(entry.best, entry.near_best) for row in rows for entry in row.entries[:1] if entry]
+    assert marks[:2] == [(True, False), (True, False)]
+    assert not marks[2][0]
 
 
 def test_sizes_that_are_spread_are_flagged_inside_a_block_alone(materials: list[Material]) -> None:
@@ -169,11 +212,54 @@ def test_latex_is_booktabs_with_everything_escaped(materials: list[Material]) ->
     assert len(lines) == 1 + 6
     assert {line.count("&") for line in lines} == {7}
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
-    assert r"heldout\_loss" in body
+    assert r"heldout\_loss \\ loss\end{tabular}" in body, "a head in lines"
     assert r"\textbf{" in body
     assert body.count(r"\midrule") == 1 + 2, "a rule between blocks"
     assert "±" not in text
     assert "†" not in text
+
+
+NAMES = ("[2.5mm]", "*", "=1+1", "a|b", "<b>x</b>", "50% & $x_1$ #{}~^\\")
+
+
+def strange(tmp_path: Path) -> Table:
+    """A table whose names are read as commands, where they are not escaped."""
+    grid = Grid.of(NAMES[-1], {"select.strategy": [*NAMES]}, baseline={"select.strategy": "*"})
+    made = [
+        replace(material(tmp_path, f"s{n}", "10", 0.5), values={"select.strategy": name})
+        for n, name in enumerate(NAMES)
+    ]
+    metrics = shared_metrics(made[0].scores, None) * 6
+    return Table(NAMES[-1], grid, metrics, make_rows(grid, made, metrics), [*NAMES])
+
+
+def test_names_are_text_in_every_format(tmp_path: Path) -> None:
+    table = strange(tmp_path)
+    tex, text, sheet = latex(table), markdown(table), as_csv(table)
+    after = re.findall(r"(?:\\\\|rule)\s*(\S)", tex)
+    assert not set(after) & set("[*"), "read as a length, or as a part of the command"
+    assert "<b>" not in text
+    assert {line.replace(r"\|", "").count("|") for line in text.splitlines() if line.startswith("|")} == {
+        1 + len(table.head()),
+        1 + len(DIFFERENCES),
+    }
+    first = {line[0] for line in csv.reader(io.StringIO(sheet))}
+    assert first >= {"'=1+1", "[2.5mm]"}
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a TeX")
+def test_latex_compiles_and_a_wide_table_fits(tmp_path: Path) -> None:
+    head = "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+    (tmp_path / "page.tex").write_text(head + latex(strange(tmp_path)) + "\\end{document}\n")
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull \\hbox" not in done.stdout
+    assert (tmp_path / "page.pdf").stat().st_size > 10_000
 
 
 def test_csv_has_every_number(materials: list[Material]) -> None:
@@ -197,7 +283,7 @@ def test_published_values_come_from_a_file_with_sources_alone(
         "select.strategy,select.budget,metric,value,source\nsmart,10,quiz/acc,0.5,Someone 2020 p. 3\n"
     )
     text = markdown(make_table(materials, file))
-    assert "quiz/acc 0.5 [Someone 2020 p. 3]" in next(
+    assert r"quiz/acc 0.5 \[Someone 2020 p. 3\]" in next(
         x for x in text.splitlines() if x.startswith("| 10 | smart")
     )
     assert text.count("Someone") == 1
@@ -221,8 +307,10 @@ def test_unseen_tasks_are_drawn_with_all_their_items() -> None:
     row = make_rows(GRID, [Material({}, False, "done", (one,), ())], one.metrics)[0]
     unseen, fixed = (entry.interval for entry in row.entries if entry)
     assert unseen.value == pytest.approx(fixed.value) == pytest.approx(0.5)
-    assert fixed.high - fixed.low == pytest.approx(0, abs=1e-9)
-    assert unseen.high - unseen.low == pytest.approx(2 * 1.96 * means.std() / 20**0.5, rel=0.1)
+    assert fixed.high - fixed.low < 0.07, "of 1,000 items that vary in no task"
+    assert unseen.high - unseen.low == pytest.approx(2 * 2.09 * means.std(ddof=1) / 20**0.5, rel=0.1)
+    entries = [entry for entry in row.entries if entry]
+    assert [entry.drawn for entry in entries] == ["20 tasks", "1,000 items in 20 subtasks"]
 
 
 def test_chance_stands_beside_a_score(tmp_path: Path) -> None:

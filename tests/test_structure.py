@@ -24,6 +24,7 @@ OURS_THAT_LOAD_THEM = {
         "smart.evaluation.cached_lm",
         "smart.training.callbacks",
         "smart.training.loss",
+        "smart.training.schedule",
         "smart.training.trainer",
     ),
 }

@@ -137,7 +137,8 @@ class SentenceTransformers(Encoder):
         from sentence_transformers import SentenceTransformer
 
         try:
-            return SentenceTransformer(self.name, revision=self._commit() or self.revision, device=device)
+            revision = self._commit() or self.revision
+            return SentenceTransformer(self.name, revision=revision, device=device, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise UserError(f"encoder.name={self.name}: {_explain(self.name, error)}") from error
 

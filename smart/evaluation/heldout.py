@@ -111,6 +111,7 @@ def _documents(table: pa.Table, tokenizer: PreTrainedTokenizerBase, separator: s
     rows = table.to_pylist()
     prompts, targets = ([row[key] for row in rows] for key in ("inputs", "targets"))
     documents = []
+    end = str(tokenizer.eos_token)
     encoded = encode(tokenizer, prompts, targets, separator=separator)
     for row, tokens in zip(rows, encoded, strict=True):
         assert tokens is not None  # nothing is too long without a bound
@@ -120,7 +121,7 @@ def _documents(table: pa.Table, tokenizer: PreTrainedTokenizerBase, separator: s
                 "prompt": row["inputs"],
                 "target": row["targets"],
                 # as training reads it; lm-eval puts no delimiter before what it scores by likelihood
-                "continuation": separator + row["targets"] + str(tokenizer.eos_token),
+                "continuation": separator + row["targets"].removesuffix(end) + end,
                 "tokens": len(tokens.response),
                 "references": row.get("references") or [row["targets"]],
                 "options": options,

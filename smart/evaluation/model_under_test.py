@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smart.config import UserError
-from smart.model.base import Base, Texts, find_base, load_tokenizer, weights_source
+from smart.config import Problems, UserError, read_options
+from smart.model.adapters import load_adapters, read_adapter_config
+from smart.model.base import Base, Texts, check_special_tokens, find_base, load_tokenizer, weights_source
 from smart.model.load import load_model
-from smart.model.options import ModelOptions
+from smart.model.options import ModelOptions, known_packages
+from smart.model.pretrained import read_tokenizer
 from smart.runtime.files import hash_bytes, hash_file
 from smart.runtime.manifest import open_artifact
 from smart.templates import SEPARATOR
@@ -85,9 +86,9 @@ class ModelUnderTest:
     def tokenizer(self, texts: Texts) -> PreTrainedTokenizerBase:
         """The adapter's, which is the one it was trained with; else the base's."""
         if self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file():
-            from transformers import AutoTokenizer
-
-            return AutoTokenizer.from_pretrained(self.adapter)
+            tokenizer = read_tokenizer(str(self.adapter), self.adapter)
+            check_special_tokens(self.base, tokenizer)
+            return tokenizer
         return load_tokenizer(self.base, texts)
 
 
@@ -107,22 +108,40 @@ def find_model(model: ModelOptions | None, adapter: Path | None, precision: Prec
     manifest = open_artifact(adapter) or {}
     if not (adapter / "adapter_config.json").is_file():
         return _whole_model(model, adapter, manifest, precision)
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    trained_on = manifest.get("config", {}).get("model") or {"name": config.get("base_model_name_or_path")}
-    if not trained_on["name"]:
-        raise UserError(
-            f"adapter={adapter}: does not say on which model it was trained; name it with model=…"
-        )
-    if trained_on.get("lora_targets"):
-        trained_on = {**trained_on, "lora_targets": tuple(trained_on["lora_targets"])}
-    base = find_base(model or ModelOptions(**trained_on))
+    config = read_adapter_config(adapter)
+    trained_on = _trained_on(adapter, manifest, config)
+    base = find_base(model or trained_on)
     expected = manifest.get("base", {}).get("key")
-    if (expected and expected != base.key) or (not expected and base.options.name != trained_on["name"]):
+    if (expected and expected != base.key) or (not expected and base.options.name != trained_on.name):
         raise UserError(
-            f"adapter={adapter}: was trained on {trained_on['name']}{f' ({expected})' if expected else ''}, not on"
+            f"adapter={adapter}: was trained on {trained_on.name}{f' ({expected})' if expected else ''}, not on"
             f" {base.options.name} ({base.key}); leave model out to take its own"
         )
     return ModelUnderTest(adapter.resolve().name, base, adapter, _adapter_key(adapter), manifest, precision)
+
+
+def _trained_on(adapter: Path, manifest: dict[str, Any], config: dict[str, Any]) -> ModelOptions:
+    """The model that an adapter names, as options whose types are checked like those of a command line.
+
+    Raises:
+        UserError: where it names none, or weights in a package that conf/model does not name too.
+    """
+    said = manifest.get("config", {}).get("model") or {"name": config.get("base_model_name_or_path")}
+    if not said.get("name"):
+        raise UserError(
+            f"adapter={adapter}: does not say on which model it was trained; name it with model=…"
+        )
+    package = said.get("gguf_package")
+    if package is not None and package not in known_packages():
+        raise UserError(
+            f"adapter={adapter}: its model's weights came with the package {package}, and only what is named here is"
+            f" looked up: name the model with model=… model.gguf_package={package}"
+        )
+    problems = Problems()
+    options = read_options(ModelOptions, said, problems, prefix="model.")
+    if options is None:
+        raise UserError(f"{adapter / 'manifest.json'}: {problems.found[0]}")
+    return options
 
 
 def _whole_model(
@@ -134,8 +153,6 @@ def _whole_model(
     if model is not None:
         raise UserError(f"model={model.name}: leave it out, since adapter={folder} is a whole model")
     name = folder.parent.name + "-merged" if folder.name == "merged" else folder.resolve().name
-    if folder.name == "merged":
-        manifest = manifest or open_artifact(folder.parent) or {}
     return ModelUnderTest(name, find_base(ModelOptions(str(folder))), None, None, manifest, precision)
 
 
@@ -159,13 +176,16 @@ def load_lm(
     Raises:
         UserError: for an adapter that does not fit, or changes nothing.
     """
+    from transformers.trainer_utils import align_special_tokens
+
     source = weights_source(tested.base, models)
     dtype = tested.precision.dtype
     model: Any = load_model(tested.base, source, dtype=dtype, four_bit=tested.four_bit, device=device)
     if not tested.four_bit:
         model = model.to(device)
     if tested.adapter is not None:
-        model = _adapt(model, tested.adapter)
+        align_special_tokens(model, tokenizer)
+        model = load_adapters(model, tested.adapter)
         check_adapter(model, tokenizer, tested.adapter)
     lm = wrap(model.eval(), tokenizer, tested)
     if tested.precision.batch_size == "auto":
@@ -186,16 +206,6 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tested: Mod
         batch_size=tested.precision.batch_size,
         max_length=tested.precision.max_length or tested.base.context,
     )
-
-
-def _adapt(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(model, str(adapter))
-    except (RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()
-        raise UserError(f"adapter={adapter}: does not fit the model ({' '.join(first[:2])})") from error
 
 
 def check_adapter(model: Any, tokenizer: PreTrainedTokenizerBase, adapter: Path) -> list[float]:

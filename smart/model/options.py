@@ -3,19 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import cache
+from typing import Annotated, Literal
 
+import yaml
 from annotated_types import Ge, Lt
 from pydantic import AfterValidator
 
-from smart.config import Problems, nearest, option
+from smart.config import Problems, conf_dir, nearest, option
 from smart.config.types import Names, Number, Positive
+
+# What transformers knows beside these needs packages that do not come with this one, other hardware, or options that
+# have no place here.
+OPTIMIZERS = (
+    *("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"),
+    *("adamw_8bit", "adamw_bnb_8bit", "ademamix", "ademamix_8bit", "lion_8bit", "lion_32bit"),
+    *("rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit"),
+    *("paged_adamw_8bit", "paged_adamw_32bit", "paged_ademamix_8bit", "paged_ademamix_32bit"),
+    *("paged_lion_8bit", "paged_lion_32bit"),
+)
+"""As transformers names them."""
+SCHEDULES = (
+    *("cosine", "linear", "cosine_with_restarts", "polynomial"),
+    *("constant", "constant_with_warmup", "inverse_sqrt"),
+)
+"""As transformers names them."""
+
+
+def _identifier(value: str) -> str:
+    if not value.isidentifier():
+        raise ValueError("must be the name of a package, without dots")
+    return value
 
 
 def _present(value: str) -> str:
     if value in ("", "???"):
         raise ValueError("must be a hub name or a folder")
     return value
+
+
+@cache
+def known_packages() -> frozenset[str]:
+    """Packages with weights that the files of conf/model name: an artifact may name no others."""
+    files = sorted((conf_dir() / "model").glob("*.yaml"))
+    named = {(yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("gguf_package") for file in files}
+    return frozenset(str(package) for package in named - {None})
 
 
 @dataclass(frozen=True)
@@ -34,8 +66,9 @@ class ModelOptions:
     """Ends a response; None: the tokenizer's own."""
     attention: str | None = None
     """Attention implementation: sdpa, eager, flash_attention_2; None: what transformers chooses."""
-    gguf_package: str | None = None
-    """A Python package that carries the weights as a GGUF file: where it is installed, no hub is needed."""
+    gguf_package: Annotated[str, AfterValidator(_identifier)] | None = None
+    """A Python package that carries the weights as a GGUF file: where it is installed, no hub is needed, and it is
+    never imported."""
 
     @property
     def tiny(self) -> str | None:
@@ -55,24 +88,19 @@ class TuningOptions:
     lora_alpha: Positive = 16
     lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.05
     optimizer: str = "adamw_torch"
-    """As in transformers: adamw_torch, adamw_torch_fused, adamw_8bit, paged_adamw_8bit, …"""
+    """One of OPTIMIZERS."""
     schedule: str = "cosine"
-    """Schedule of the learning rate, as in transformers: cosine, linear, constant_with_warmup, …"""
+    """Schedule of the learning rate: one of SCHEDULES."""
     warmup: Annotated[float, Ge(0), Lt(1)] = option(0.03, hint="it is a share of the steps")
-    """Share of the steps in which the learning rate rises from 0."""
+    """Share of the steps in which the learning rate rises; of w steps, the first learns at 1 / (w + 1) of it."""
     weight_decay: Annotated[Number, Ge(0)] = 0.0
     max_grad_norm: Annotated[Number, Ge(0)] = 1.0
     checkpoint_activations: bool = True
     """Recompute activations in the backward pass: about a third slower, far less memory."""
 
     def validate(self, problems: Problems) -> None:
-        """Add an optimiser or a schedule that transformers does not know."""
-        from transformers import SchedulerType
-        from transformers.training_args import OptimizerNames
-
-        names: dict[str, Any] = {"optimizer": OptimizerNames, "schedule": SchedulerType}
-        for key, known in names.items():
+        """Add an optimiser or a schedule that does not work here."""
+        for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             value = getattr(self, key)
-            if value not in [member.value for member in known]:
-                what = f"no such {key}. {nearest(value, [member.value for member in known])}"
-                problems.add(f"tuning.{key}", value, what)
+            if value not in known:
+                problems.add(f"tuning.{key}", value, f"no such {key}. {nearest(value, known)}")

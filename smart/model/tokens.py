@@ -3,7 +3,8 @@
 Prompt and response are tokenised apart, so the border between them is exact, and the ids are those that
 lm-eval makes of a context and its continuation. Where ours differ from lm-eval's, by intent:
 
-- an end of sequence follows the response, so that the model learns to stop (`end=False` leaves it out);
+- an end of sequence follows the response, so that the model learns to stop (`end=False` leaves it out), unless the
+  text itself ends with it;
 - a prompt that is too long loses its left part but keeps the beginning of sequence, which lm-eval cuts off;
 - where the separator is empty and prompt and response would share a token, each keeps its own tokens, while
   lm-eval drops what the shared token hides;
@@ -38,6 +39,8 @@ class Tokens(NamedTuple):
     """Ids, from the separator to the end of sequence; never empty."""
     cut: int
     """How many ids the prompt has lost on its left."""
+    control: bool = False
+    """True where the row's text spells a control token, such as </s>, which is read as that token."""
 
 
 def encode(
@@ -71,9 +74,12 @@ def encode(
     start = _beginning(tokenizer)
     written_start = str(tokenizer.decode([_start_or_end(tokenizer)]))
     bodies = [prompt.rstrip() for prompt in prompts]
-    continuations = _continuations(tokenizer, prompts, responses, separator, end)
+    continuations = _continuations(tokenizer, prompts, responses, separator)
+    last = [_end(tokenizer)] if end else []
+    control = _control_tokens(tokenizer)
     rows: list[Tokens | None] = []
-    for body, ids, response in zip(bodies, _ids(tokenizer, bodies), continuations, strict=True):
+    for body, ids, written in zip(bodies, _ids(tokenizer, bodies), continuations, strict=True):
+        response = _ended(written, last)
         prefix = [] if body.startswith(written_start) else start
         prompt = prefix + ids or [_start_or_end(tokenizer)]
         room = len(prompt) if max_length is None else max_length - len(response)
@@ -87,7 +93,8 @@ def encode(
         if cut and (overlength == "drop" or room < max(1, len(prefix))):
             rows.append(None)
         else:
-            rows.append(Tokens(prefix + prompt[len(prefix) + cut :], response, cut))
+            spelt = not control.isdisjoint(ids) or not control.isdisjoint(written)
+            rows.append(Tokens(prefix + prompt[len(prefix) + cut :], response, cut, spelt))
     return rows
 
 
@@ -103,8 +110,8 @@ def fits(
     """Which rows `encode` keeps: bool, shape (rows,). Prompts that may be cut are not tokenised, which is quick."""
     start = max(1, len(_beginning(tokenizer)))
     if overlength == "truncate_prompt":
-        continuations = _continuations(tokenizer, prompts, responses, separator, end=True)
-        return np.array([start + len(ids) <= max_length for ids in continuations], dtype=bool)
+        continuations, last = _continuations(tokenizer, prompts, responses, separator), [_end(tokenizer)]
+        return np.array([start + len(_ended(ids, last)) <= max_length for ids in continuations], dtype=bool)
     rows = encode(
         tokenizer, prompts, responses, separator=separator, max_length=max_length, overlength="drop"
     )
@@ -116,7 +123,6 @@ def _continuations(
     prompts: Sequence[str],
     responses: Sequence[str],
     separator: str,
-    end: bool,
 ) -> list[list[int]]:
     texts = [
         prompt[len(prompt.rstrip()) :] + separator + response
@@ -129,9 +135,17 @@ def _continuations(
             rows[number] = ids[len(anchor) :]
         else:  # the anchor has grown together with the response, which an empty separator allows
             rows[number] = _ids(tokenizer, [texts[number]])[0]
-    if end:
-        rows = [[*ids, _end(tokenizer)] for ids in rows]
     return rows
+
+
+def _ended(ids: list[int], last: list[int]) -> list[int]:
+    """With an end of sequence, unless the text has spelt one."""
+    return ids if ids[-1:] == last else ids + last
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    known = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return (known | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -145,7 +159,10 @@ def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     # What the tokenizer puts before a text of its own accord, and nothing of what some put behind it.
     (anchor,) = _ids(tokenizer, [_ANCHOR])
     ids = list(tokenizer(_ANCHOR)["input_ids"])
-    return ids[: next(i for i in range(len(ids)) if ids[i : i + len(anchor)] == anchor)]
+    for start in range(len(ids)):
+        if anchor and ids[start : start + len(anchor)] == anchor:
+            return ids[:start]
+    raise UserError(f"the tokenizer of {tokenizer.name_or_path!r} makes no tokens of the text {_ANCHOR!r}")
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> int:

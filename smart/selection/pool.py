@@ -14,6 +14,7 @@ from smart.collection.loading import say_dropped
 from smart.collection.tables import keep_rows
 from smart.config import UserError
 from smart.embedding import Prompts
+from smart.model.pretrained import read_tokenizer
 from smart.model.tokens import fits
 from smart.runtime.progress import progress
 from smart.selection.config import SelectConfig
@@ -88,15 +89,7 @@ def read_pool(config: SelectConfig) -> Pool:
 
 
 def _trainable(table: pa.Table, tokenizer_name: str, max_length: int, separator: str) -> pa.Table:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"tokenizer={tokenizer_name}: cannot be loaded ({str(error).splitlines()[0]}); give a folder or a hub "
-            "name, and for a gated one accept its terms on the hub and run `hf auth login`"
-        ) from error
+    tokenizer = read_tokenizer(f"tokenizer={tokenizer_name}", tokenizer_name)
     keep = []
     with progress(total=len(table), desc="Measuring responses", unit=" rows") as bar:
         for batch in table.to_batches(BATCH):

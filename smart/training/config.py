@@ -67,6 +67,8 @@ class TrainConfig(CommonConfig):
         None, role="free", hint="leave it null for one process for each GPU"
     )
     """How many, with launch."""
+    ddp_timeout: Positive = option(7200, role="free")
+    """Seconds that processes wait for each other, such as for the first one to tokenise a large mixture."""
 
     def check_batches(self, world_size: int, problems: Problems) -> None:
         """Add a batch size that cannot be made of micro-batches on so many processes."""

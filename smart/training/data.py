@@ -81,6 +81,8 @@ class TokenStore:
     """int32 (rows,): how many ids its prompt has lost"""
     source: np.ndarray
     """int64 (rows,): which row of the table it is; rows that were dropped are missing"""
+    control: np.ndarray
+    """bool (rows,): whether the row's text spells a control token"""
 
     def __len__(self) -> int:
         return len(self.borders)
@@ -104,9 +106,9 @@ class TokenStore:
     @classmethod
     def load(cls, folder: Path) -> TokenStore:
         """Read what `save` wrote; the ids stay on disk, shared by all processes of the machine."""
-        names = ("starts", "borders", "cut", "source")
-        ids = np.load(folder / "ids.npy", mmap_mode="r")
-        return cls(ids, *(np.load(folder / f"{name}.npy") for name in names))
+        names = ("starts", "borders", "cut", "source", "control")
+        ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
+        return cls(ids, *(np.load(folder / f"{name}.npy", allow_pickle=False) for name in names))
 
 
 def tokenize(
@@ -119,7 +121,7 @@ def tokenize(
 ) -> TokenStore:
     """Encode all rows, a few thousand at a time."""
     ids: list[np.ndarray] = []
-    lengths, borders, cut, source = [], [], [], []
+    lengths, borders, cut, source, control = [], [], [], [], []
     for first in range(0, len(table), _CHUNK):
         chunk = table.slice(first, _CHUNK)
         rows = encode(
@@ -137,12 +139,14 @@ def tokenize(
                 borders.append(len(row.prompt))
                 cut.append(row.cut)
                 source.append(first + number)
+                control.append(row.control)
     return TokenStore(
         np.concatenate(ids) if ids else np.empty(0, np.int32),
         np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
         np.array(borders, np.int32),
         np.array(cut, np.int32),
         np.array(source, np.int64),
+        np.array(control, bool),
     )
 
 

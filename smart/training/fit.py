@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from smart.config import UserError
@@ -61,7 +62,8 @@ def fit(
     """Train, on as many processes as call this; resumes by itself what lies in `output`.
 
     Args:
-        output: gets the adapters or weights, the tokenizer, the model card, and last the manifest.
+        output: gets the adapters or weights, the tokenizer, the model card, and last the manifest, which the main
+        process writes when the others have returned.
         watch: called with the metrics of each step on the main process.
 
     Raises:
@@ -87,24 +89,31 @@ def fit(
     autocast = job.config.tuning.dtype == "bfloat16"
     with checkpoints.writing(output):
         with preemption.watched(), disable_input_dtype_casting(trainer.model, active=autocast):
-            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+            _run(trainer, resumed)
         interrupted = trainer.state.global_step < trainer.state.max_steps
         if not interrupted:
+            _check_learnt(trainer)
             _save(job, trainer, output)
     history = trainer.state.log_history
     manifest = _manifest(job, store, trainer, interrupted, resumed)
     manifest |= {"choices": job.config.choices, "seconds": round(time.monotonic() - started, 2)}
+    state.wait_for_everyone()  # the others are done here: none waits, with a timeout, while this one merges
     if state.is_main_process:
         if not interrupted and job.config.merge:
             manifest["merged"] = _merge(job, source, output)
         manifest = _finish(output, manifest, history)
-    state.wait_for_everyone()
     return Fitted(manifest, history)
 
 
 def _tell(job: TrainingJob, store: TokenStore) -> None:
     for task, lost in count_losses(job.mixture.train, store).items():
         log.info("%s: %d rows dropped, %d prompts cut to %d tokens", task, *lost.values(), job.max_length)
+    if spelt := int(store.control.sum()):
+        log.warning(
+            "%s of %s rows spell control tokens, such as %s, in their text; they are read as those tokens, as lm-eval"
+            " reads them.",
+            *(f"{spelt:,}", f"{len(store):,}", job.tokenizer.eos_token),
+        )
     log.info("%s", sample_text(job.tokenizer, store))
 
 
@@ -229,14 +238,49 @@ def _make_trainer(
     return trainer, preemption
 
 
+def _run(trainer: Any, resumed: Path | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    except UnpicklingError as error:
+        raise UserError(
+            f"{resumed}: holds more than tensors, and what it holds could run code, so it is not read; remove this"
+            " folder to go on from the checkpoint before"
+        ) from error
+
+
+def _check_learnt(trainer: Any) -> None:
+    """Adapters begin as nothing at all, and must not end so."""
+    begun_at_zero = [weight for name, weight in trainer.model.named_parameters() if "lora_B" in name]
+    if begun_at_zero and not any(bool(weight.any()) for weight in begun_at_zero):
+        raise UserError(
+            f"the adapters are as they began after {trainer.state.global_step} steps, so nothing was learnt: raise"
+            " learning_rate"
+        )
+
+
 def _save(job: TrainingJob, trainer: Any, output: Path) -> None:
     import torch
+    from transformers import GenerationConfig
 
+    model = trainer.accelerator.unwrap_model(trainer.model)
     if job.config.tuning.method == "full" and not job.world.sharded:
-        trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, job.config.tuning.dtype))
+        model.to(getattr(torch, job.config.tuning.dtype))
+    for ours, theirs in zip(_configs(model.config), _configs(job.base.config), strict=True):
+        if hasattr(theirs, "use_cache"):
+            ours.use_cache = theirs.use_cache  # the Trainer has turned it off
     trainer.save_model(str(output))
     if trainer.is_world_process_zero():
+        if job.config.tuning.method != "full":
+            ends = {
+                f"{name}_token_id": getattr(job.tokenizer, f"{name}_token_id")
+                for name in ("bos", "eos", "pad")
+            }
+            GenerationConfig(**ends).save_pretrained(output)
         (output / "training_args.bin").unlink()  # a pickle, of what the manifest says in text
+
+
+def _configs(config: Any) -> tuple[Any, Any]:
+    return config, config.get_text_config()
 
 
 def merge(job: TrainingJob, output: Path) -> None:
@@ -301,6 +345,7 @@ def _manifest(
             "steps": state.global_step,
             "tokens": int(lengths.sum()),
             "supervised_tokens": int(lengths.sum() - borders.sum()),
+            "rows_with_control_tokens": int(store.control.sum()),
             "trainable": sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
         },
         "drops": count_losses(job.mixture.train, store),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same configuration and inputs give other weights."""
 
 LONGEST_DEFAULT = 4096
@@ -92,13 +92,21 @@ class TrainingJob:
         return {name: store for name, store in stores.items() if len(store)}
 
     def _tokenize(self, table: pa.Table) -> TokenStore:
-        return tokenize(
+        store = tokenize(
             table,
             self.tokenizer,
             self.max_length,
             separator=self.separator,
             overlength=self.config.overlength,
         )
+        largest = int(store.ids.max(initial=0))
+        if largest >= self.base.vocabulary:
+            raise UserError(
+                f"{self.base.options.name}: its tokenizer makes token {largest}"
+                f" ({self.tokenizer.convert_ids_to_tokens(largest)!r}) of a row, and its embedding has only"
+                f" {self.base.vocabulary} rows; the two do not belong together"
+            )
+        return store
 
     def order(self, train: TokenStore) -> Order:
         """The examples of the run, in the order in which they are learnt."""
@@ -182,6 +190,24 @@ def _refuse_for_model(base: Base, config: TrainConfig, problems: Problems) -> No
             config.max_length,
             f"{base.options.name} was trained on {base.context} tokens at once",
             f"use at most {base.context}",
+        )
+    experts, method = base.expert_weights, config.tuning.method
+    if base.is_stateful and method != "full":
+        problems.add(
+            "tuning.method",
+            method,
+            f"{base.config.model_type} keeps a recurrent state, and reads the weights of its layers in ways that 4 bits"
+            " and adapters do not know",
+            "use tuning=full",
+        )
+    if experts and (method == "qlora" or (method == "lora" and base.options.lora_targets is None)):
+        share = sum(experts.values()) / sum(weight.numel() for weight in base.skeleton().parameters())
+        problems.add(
+            "tuning.method",
+            method,
+            f"{share:.0%} of the weights of {base.options.name} are experts in tensors such as {next(iter(experts))},"
+            " which get neither 4 bits nor adapters",
+            "use tuning=full, or tuning=lora with model.lora_targets=[q_proj,v_proj] for adapters beside them",
         )
     if config.packing and base.config.model_type == "falcon":
         problems.add("packing", "true", "Falcon does not keep packed rows apart", "use packing=false")

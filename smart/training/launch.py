@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 
 from smart.config import Problems, UserError, conf_dir
 from smart.config.command_line import shell_line
@@ -39,6 +40,17 @@ def world(launch: str | None, num_processes: int | None) -> World:
         )
     problems.raise_if_any()
     return World(size, 0, gpus > 0, launch == "fsdp_qlora")
+
+
+def join_group(world: World, timeout: int) -> None:
+    """Make the group of the run's processes, who wait for each other so many seconds at most.
+
+    The first to make it decides, so this comes before anything else asks accelerate for it.
+    """
+    from accelerate import PartialState
+
+    options = {"timeout": timedelta(seconds=timeout)} if processes.is_launched() else {}
+    PartialState(cpu=not world.gpu, **options)
 
 
 def wait_for_all(world: World) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label of a position that the loss is not on."""
+_ROUNDING = {"float32": 1e-5, "bfloat16": 2e-2}
+"""What packing may move a logit by, of the largest."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,10 @@ def check_packing(model: PreTrainedModel) -> None:
             }
             logits.append(model(**batch, use_cache=False).logits[0, len(rows[0][0]) :].float())
     model.train(was_training)
-    if not torch.equal(*logits):
+    moved = float((logits[0] - logits[1]).abs().max())
+    # Kernels may sum in another order where another row has changed, so some rounding of the dtype is no leak.
+    if not moved <= _ROUNDING[str(model.dtype).rpartition(".")[2]] * float(logits[0].abs().max()):
         raise UserError(
             f"packing=true: {model.config.model_type} does not keep packed rows apart (logits of one row"
-            " move by"
-            f" {float((logits[0] - logits[1]).abs().max()):.2g} when another changes); set packing=false"
+            f" move by {moved:.2g} when another changes); set packing=false"
         )

@@ -54,6 +54,7 @@ def train(config: TrainConfig) -> TrainedAdapter:
         launch.start(config.launch, job.world, (*config.composed.flags, *config.composed.overrides))
         return TrainedAdapter(folder, launched=True)
     with owned(folder) if job.world.rank == 0 else contextlib.nullcontext():
+        launch.join_group(job.world, config.ddp_timeout)
         launch.wait_for_all(job.world)
         finished = is_finished(folder, job.key, config.overwrite)  # by another command meanwhile
         launch.wait_for_all(job.world)  # all have looked before the first writes

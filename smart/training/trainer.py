@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, SchedulerType, Trainer, TrainingArguments
 
 from smart.config import UserError
 from smart.training.callbacks import CheckpointCallback, ProgressCallback
@@ -19,6 +19,7 @@ from smart.training.config import TrainConfig
 from smart.training.data import TokenStore
 from smart.training.loss import IGNORED, Collator, SupervisedHead
 from smart.training.order import Order
+from smart.training.schedule import make_schedule
 
 
 def make_arguments(config: TrainConfig, order: Order, folder: Path) -> TrainingArguments:
@@ -45,6 +46,7 @@ def make_arguments(config: TrainConfig, order: Order, folder: Path) -> TrainingA
         bf16=tuning.dtype == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
+        ddp_timeout=config.ddp_timeout,
         save_strategy="steps",
         save_steps=config.save_steps,
         eval_strategy="no",  # CheckpointCallback says when
@@ -110,6 +112,14 @@ class SupervisedTrainer(Trainer):
         # The loss is a sum over supervised tokens divided by their number in the whole step.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            name = SchedulerType(self.args.lr_scheduler_type).value
+            chosen: Any = optimizer or self.optimizer
+            self.lr_scheduler = make_schedule(name, chosen, int(self.args.warmup_steps), num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _loader(self, store: TokenStore, batches: list[list[int]]) -> DataLoader[Any]:
         # A generator of its own: iterating must not draw from the one that decides dropout.

@@ -199,6 +199,7 @@ FREE: dict[str, dict[str, str]] = {
         "merge": "merge=true",
         "launch": "launch=ddp",
         "num_processes": "num_processes=2",
+        "ddp_timeout": "ddp_timeout=60",
     },
     "evaluate": {},
     "reproduce": {"run": "run=x", "seed": "seed=5"},

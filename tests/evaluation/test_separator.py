@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pytest
 from smart.benchmarks.suites import Suite
 from smart.config import UserError
 from smart.evaluation.job import load_tasks
+from smart.runtime.manifest import write_manifest
 from tests.evaluation.examples import make_job
 
 
@@ -22,7 +22,7 @@ def trained(adapter, tmp_path):
     def folder(separator: str):
         made = tmp_path / f"adapter{ord(separator[:1] or '0')}"
         shutil.copytree(adapter, made)
-        (made / "manifest.json").write_text(json.dumps({"config": {"separator": separator}}))
+        write_manifest(made, {"key": "k", "config": {"separator": separator}})
         return made
 
     return folder

@@ -12,7 +12,7 @@ import torch
 
 from smart.config import UserError
 from smart.model import ModelOptions, TuningOptions, adapters, find_base, load, load_tokenizer, weights_source
-from smart.model.base import hub_errors
+from smart.model.pretrained import hub_errors
 from smart.model.tiny import ARCHITECTURES
 from tests.model.conftest import make_rows
 
@@ -160,6 +160,7 @@ def test_a_merge_that_changes_the_logits_is_refused(cache, tmp_path, monkeypatch
         base, load.load_model(base, source, dtype="float32"), TuningOptions(), seed=0
     )
     adapted.save_pretrained(tmp_path / "adapter")
+    load_tokenizer(base, texts).save_pretrained(tmp_path / "adapter")
     monkeypatch.setitem(adapters._TOLERANCE, "float32", -1.0)
     with pytest.raises(UserError, match="merging changed the logits"):
         adapters.merge_adapters(base, source, tmp_path / "adapter", tmp_path / "merged", "float32")

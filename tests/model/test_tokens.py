@@ -175,7 +175,7 @@ def test_overlength_loses_prompt_never_response(tokenizer, overlength):
                 assert row is None
             else:
                 tail = long.prompt[len(long.prompt) - (room - start) :]
-                assert row == (long.prompt[:start] + tail, long.response, len(long.prompt) - room)
+                assert row[:3] == (long.prompt[:start] + tail, long.response, len(long.prompt) - room)
 
 
 def test_overlength_error_names_the_row(tokenizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import os
 import shutil
@@ -22,18 +23,52 @@ PARTIAL = ".partial-"
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it becomes `path` at the end, or vanishes on an error."""
     make_folder(path.parent)
-    with _naming(path):
+    with _naming(path), _draft(path) as temporary:
+        yield temporary
+        sync(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, after those of killed processes are removed.
+
+    Its writer holds it locked, so that no other takes it for left over; the system frees it when the writer dies.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}{PARTIAL}*"):
+        if not left.is_dir():
+            _remove_unless_held(left)
+    while True:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}{PARTIAL}", dir=path.parent)
+        with contextlib.suppress(
+            OSError
+        ):  # a file system without locks, where nothing is taken for left over
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):  # another process may have removed it before it was locked
+            break
         os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            sync(temporary)
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-            sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        yield Path(name)
+    finally:
+        os.close(handle)
+        Path(name).unlink(missing_ok=True)
+
+
+def _remove_unless_held(draft: Path) -> None:
+    try:
+        handle = os.open(draft, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return
+    else:
+        draft.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from smart.runtime.files import (
+    PARTIAL,
     atomic_file,
     atomic_folder,
     hash_bytes,
@@ -28,6 +29,17 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
         fail_half_way()
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_writers_draft_goes_and_a_living_ones_stays(tmp_path: Path) -> None:
+    path = tmp_path / "note"
+    (tmp_path / f".note{PARTIAL}killed").touch()
+    (tmp_path / f".note.more{PARTIAL}other").touch()
+    with atomic_file(path) as one:
+        write_atomic(path, "another's")
+        one.write_text("mine")
+    assert path.read_text() == "mine"
+    assert {file.name for file in tmp_path.iterdir()} == {"note", f".note.more{PARTIAL}other"}
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from smart.config import Composition, UserError
 from smart.runtime.manifest import read_manifest, write_manifest
 from smart.runtime.tracking import Tracker
 from smart.training import checkpoints, train
-from smart.training.fit import is_finished, merge
+from smart.training.fit import UNFINISHED, is_finished, merge, tidy
 
 
 def adapter(folder) -> dict[str, torch.Tensor]:
@@ -188,9 +188,28 @@ def test_what_is_not_whole_is_not_resumed_from(runner, tmp_path):
     damaged.write_bytes(content)
     shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-5")
     (folder / "checkpoint-5" / checkpoints.SEAL).unlink()
+    tokens = tmp_path / "out" / "tokens" / "ids.npy"
+    tokens.write_bytes(tokens.read_bytes()[:-1] + b"\x01")
     resumed = runner.train(tmp_path / "out", save_steps=2)
     assert resumed.manifest["resumed_from_step"] == 2
     assert_equal_runs(whole, resumed, tmp_path / "whole", tmp_path / "out")
+    for left in UNFINISHED:  # as after a kill between the manifest and the last deletion
+        (tmp_path / "out" / left).touch()
+    key = runner.job().key
+    assert is_finished(tmp_path / "out", key)
+    tidy(tmp_path / "out")
+    assert is_finished(tmp_path / "out", key)
+    assert not {path.name for path in (tmp_path / "out").iterdir()} & set(UNFINISHED)
+
+
+def test_an_overwriting_run_that_was_interrupted_goes_on(runner, tmp_path):
+    runner.train(tmp_path / "out", learning_rate=0.001, max_steps=1)
+    with pytest.raises(RuntimeError, match="killed"):
+        runner.train(tmp_path / "out", save_steps=2, watch=fail_at(3), overwrite=True)
+    assert not (tmp_path / "out" / "manifest.json").exists(), "the old one went first"
+    again = runner.train(tmp_path / "out", save_steps=2, overwrite=True)
+    assert again.manifest["resumed_from_step"] == 2
+    assert runner.train(tmp_path / "out", overwrite=True).manifest["resumed_from_step"] is None
 
 
 def test_a_changed_configuration_is_refused_on_resume(runner, tmp_path):

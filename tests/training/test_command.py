@@ -55,13 +55,15 @@ def run(*command: str, code: int = 0, cwd: Path = ROOT, **extra: str) -> subproc
     return done
 
 
-def torchrun(*arguments: str, processes: int = 2, code: int = 0) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    *arguments: str, processes: int = 2, code: int = 0, script: str = "train.py"
+) -> subprocess.CompletedProcess[str]:
     return run(
         "-m",
         "torch.distributed.run",
         "--standalone",
         f"--nproc_per_node={processes}",
-        "train.py",
+        script,
         *arguments,
         code=code,
     )
@@ -126,12 +128,42 @@ def test_two_processes_learn_what_one_does_and_one_folder_is_written(arguments, 
     assert not list(tmp_path.glob("outputs/adapters/*/*")), "with output=, nothing lies elsewhere"
 
 
+# Merges when the other process has left, and tells how long the group would have waited.
+PATIENT = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, os.getcwd())
+left = Path(__file__).with_name("left")
+from smart.training import fit
+merge = fit.merge_adapters
+def patient(*arguments):
+    for _ in range(600):
+        if left.exists():
+            return merge(*arguments)
+        time.sleep(0.1)
+    raise SystemExit("the other process waits for the merge")
+fit.merge_adapters = patient
+from smart.cli.train import main
+try:
+    main()
+finally:
+    import torch
+    group = torch.distributed.distributed_c10d._get_default_group()
+    if group.rank() == 1:
+        left.write_text(str(group._get_backend(torch.device("cpu")).options._timeout.total_seconds()))
+"""
+
+
 def test_two_processes_have_the_gradients_of_one(arguments, tmp_path):
-    """One step of plain gradient descent moves each weight by its gradient."""
+    """One step of plain gradient descent moves each weight by its gradient; and none waits while one merges."""
+    script = tmp_path / "patient.py"
+    script.write_text(PATIENT)
     descent = ["optimizer=sgd", "schedule=constant", "warmup=0", "max_grad_norm=1e9", "lora_dropout=0"]
     same = [*arguments, *(f"tuning.{value}" for value in descent), "learning_rate=1", "max_steps=1"]
     run("train.py", *same, f"output={tmp_path / 'one'}")
-    torchrun(*same, f"output={tmp_path / 'two'}")
+    torchrun(*same, f"output={tmp_path / 'two'}", "merge=true", "ddp_timeout=77", script=str(script))
+    assert (tmp_path / "left").read_text() == "77.0"
+    assert (tmp_path / "two" / "merged" / "model.safetensors").is_file()
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     for name in one:
         assert "lora_A" in name or one[name].any()  # these begin at 0, so they hold minus their gradient

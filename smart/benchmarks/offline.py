@@ -18,8 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from smart.config import UserError
-from smart.runtime.files import atomic_folder, hash_bytes, hash_file
-from smart.runtime.locks import locked
+from smart.runtime.content import check_unchanged, state_of
+from smart.runtime.files import hash_bytes, hash_file
+from smart.runtime.locks import owned
+from smart.runtime.manifest import cached_folder
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -113,12 +115,17 @@ def content_key(folder: Path) -> str:
 
 def build_cache(folder: Path, cache: Path) -> Path:
     """Write the data sets' cache for `folder` below `cache`, once for each content; returns its own folder."""
-    built = cache / content_key(folder)[:16]
-    with locked(built.with_suffix(".lock")):
-        if not built.exists():
-            with atomic_folder(built) as draft:
-                for benchmark, table in benchmark_tables(folder).items():
-                    _write(benchmark, table, draft)
+    before = {file: state_of(file) for file in folder.glob("*.parquet")}
+    key = content_key(folder)
+    built = cache / key[:16]
+
+    def make(draft: Path) -> None:
+        for benchmark, table in benchmark_tables(folder).items():
+            _write(benchmark, table, draft)
+        check_unchanged(before)
+
+    with owned(built):
+        cached_folder(built, "benchmarks", key, make)
     return built.resolve()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from smart.config import Problems, UserError
 from smart.embedding.prompts import Prompts
 from smart.embedding.vectors import Vectors
-from smart.runtime.files import hash_file
+from smart.runtime.content import check_unchanged, hash_content, state_of
 from smart.runtime.manifest import make_key
 
 VERSION = 1
@@ -40,22 +40,28 @@ class Precomputed:
 
     def key(self, prompts: Prompts) -> str:
         """Name the vectors by the file's bytes and the rows taken from it."""
-        return make_key({"encoder": "precomputed"}, [hash_file(self._file), prompts.hash_rows()], VERSION)
+        return make_key({"encoder": "precomputed"}, [hash_content(self._file), prompts.hash_rows()], VERSION)
 
     def vectors(self, prompts: Prompts, folder: Path) -> Vectors:
         """Vectors in group order; FOLDER/KEY holds only what is learnt about them.
 
         Raises:
-            UserError: where the file is not a float matrix with a row for each row of the collection, or a
-                vector that is used is not finite.
+            UserError: where the file is not a float matrix with a row for each row of the collection, a vector
+                that is used is not finite, or the file changes while it is used.
         """
+        before = {self._file: state_of(self._file)}
         array = self._load(prompts.rows_read)
         self._check(array, prompts)
         rows = prompts.row_numbers()
         key = self.key(prompts)
-        return Vectors(
-            key, folder / key, len(rows), array.shape[1], 0, lambda start, stop: array[rows[start:stop]]
-        )
+        check_unchanged(before)
+
+        def read(start: int, stop: int) -> np.ndarray:
+            found: np.ndarray = array[rows[start:stop]]
+            check_unchanged(before)  # the key is of the file as it was
+            return found
+
+        return Vectors(key, folder / key, len(rows), array.shape[1], 0, read)
 
     @property
     def _file(self) -> Path:

@@ -7,9 +7,11 @@ for rows that have options).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +22,10 @@ import pyarrow.parquet as pq
 
 from smart.benchmarks.heldout import read_heldout
 from smart.model.tokens import encode
-from smart.runtime.files import atomic_folder, hash_bytes, hash_file
-from smart.runtime.locks import locked
+from smart.runtime.content import check_unchanged, state_of
+from smart.runtime.files import hash_bytes, hash_file
+from smart.runtime.locks import owned
+from smart.runtime.manifest import cached_folder
 from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
@@ -67,14 +71,19 @@ def write_tasks(
     Raises:
         UserError: where the file cannot be used.
     """
+    before = {file: state_of(file)} if file.is_file() else {}
     table = read_heldout(file, "suite.collection")
     said = tokenizer.backend_tokenizer.to_str() + str(tokenizer.eos_token)
     parts = [_VERSION, hash_file(file), said, *([] if separator == SEPARATOR else [separator])]
-    folder = cache / hash_bytes([part.encode() for part in parts])[:16]
-    with locked(folder.with_suffix(".lock")):
-        if not folder.exists():
-            with atomic_folder(folder) as draft:
-                _write(table, tokenizer, separator, draft, folder.resolve())
+    key = hash_bytes([part.encode() for part in parts])
+    check_unchanged(before)
+    folder = cache / key[:16]
+
+    def make(draft: Path) -> None:
+        _write(table, tokenizer, separator, draft, folder.resolve())
+
+    with owned(folder):
+        cached_folder(folder, "tasks", key, make)
     return folder.resolve()
 
 
@@ -100,6 +109,28 @@ def _write(
         metrics = [{"metric": metric, "weight_by_size": False} for metric in _KINDS[group]["metrics"]]
         if tasks:
             _write_yaml(draft, group, {"group": group, "task": tasks, "aggregate_metric_list": metrics})
+
+
+@contextlib.contextmanager
+def rows_without_copies() -> Iterator[None]:
+    """Read the rows of tasks in Parquet files as they are: the copies that datasets keeps of them have no hashes."""
+    import datasets
+
+    whole = datasets.load_dataset
+
+    def load(path: str, name: str | None = None, **options: Any) -> Any:
+        if path != "parquet":
+            return whole(path, name, **options)
+        tables = {split: pq.read_table(file) for split, file in options["data_files"].items()}
+        return datasets.DatasetDict(
+            {split: datasets.Dataset(datasets.table.InMemoryTable(rows)) for split, rows in tables.items()}
+        )
+
+    datasets.load_dataset = load
+    try:
+        yield
+    finally:
+        datasets.load_dataset = whole
 
 
 def groups_in(folder: Path) -> list[str]:

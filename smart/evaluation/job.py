@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +12,9 @@ from smart.benchmarks.offline import build_cache, content_key, data_from
 from smart.benchmarks.suites import LoadedSuite, Suite, join_by, load_suite
 from smart.config import Problems, check_options, deciding
 from smart.evaluation.config import EvaluateConfig
-from smart.evaluation.heldout import groups_in, write_tasks
+from smart.evaluation.heldout import groups_in, rows_without_copies, write_tasks
 from smart.evaluation.model_under_test import ModelUnderTest, Precision, find_model
+from smart.runtime.content import FileState, check_unchanged, state_of
 from smart.runtime.files import hash_file
 from smart.runtime.manifest import make_key, versions
 
@@ -30,6 +33,8 @@ class EvaluationJob:
 
     config: EvaluateConfig
     model: ModelUnderTest
+    data: Mapping[Path, FileState] = field(default_factory=dict, compare=False, repr=False)
+    """The files of the data as they were before they were hashed."""
 
     @property
     def suite(self) -> Suite:
@@ -52,7 +57,7 @@ class EvaluationJob:
             "versions": versions(*PACKAGES),
         }
 
-    @property
+    @cached_property
     def inputs(self) -> list[str]:
         """Hashes of the data."""
         data = [content_key(self.config.benchmark_data)] if self.config.benchmark_data else []
@@ -74,12 +79,20 @@ def prepare(config: EvaluateConfig) -> EvaluationJob:
     check_options(config, problems)
     problems.raise_if_any()
     precision = Precision(config.dtype, config.four_bit, config.batch_size, config.max_length)
-    return EvaluationJob(config, find_model(config.model, config.adapter, precision))
+    files = sorted(config.benchmark_data.glob("*.parquet")) if config.benchmark_data else []
+    files += [Path(config.suite.collection)] if config.suite.collection else []
+    data = {file: state_of(file) for file in files if file.is_file()}
+    return EvaluationJob(config, find_model(config.model, config.adapter, precision), data)
 
 
 def load_tasks(job: EvaluationJob) -> tuple[LoadedSuite, PreTrainedTokenizerBase]:
-    """The suite with its data, and the tokenizer."""
+    """The suite with its data, and the tokenizer.
+
+    Raises:
+        UserError: for data that cannot be read, or have changed since the job was named by them.
+    """
     suite, tokenizer = _load_tasks(job)
+    check_unchanged(job.data)
     join_by(suite, job.model.separator)
     return suite, tokenizer
 
@@ -96,8 +109,9 @@ def _load_tasks(job: EvaluationJob) -> tuple[LoadedSuite, PreTrainedTokenizerBas
     extra = write_tasks(Path(suite.collection), tokenizer, cache / "heldout", job.model.separator)
     if not data and not suite.tasks:
         data = cache / "heldout" / "datasets"
-    with data_from(data):
-        return load_suite(_names(suite, groups_in(extra)), suite.shots, extra), tokenizer
+    names = _names(suite, groups_in(extra))
+    with data_from(data), rows_without_copies():
+        return load_suite(names, suite.shots, extra), tokenizer
 
 
 def _names(suite: Suite, groups: list[str]) -> list[str]:

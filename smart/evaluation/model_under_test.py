@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smart.config import Problems, UserError, read_options
 from smart.model.adapters import load_adapters, read_adapter_config
 from smart.model.base import Base, Texts, check_special_tokens, find_base, load_tokenizer, weights_source
+from smart.model.fingerprint import adapter_key, states
 from smart.model.load import load_model
 from smart.model.options import ModelOptions, known_packages
 from smart.model.pretrained import read_tokenizer
-from smart.runtime.files import hash_bytes, hash_file
+from smart.runtime.content import FileState, check_unchanged
+from smart.runtime.files import hash_bytes
 from smart.runtime.manifest import open_artifact
 from smart.templates import SEPARATOR
 
@@ -28,6 +31,8 @@ PROBES = (
     "Translate into German: Good morning, how are you?",
 )
 """Prompts whose logits an adapter must change."""
+
+_SPECIAL = ("bos_token", "eos_token", "pad_token")
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +63,8 @@ class ModelUnderTest:
     manifest: dict[str, Any]
     """The adapter's own, if smart made it: what it was trained on, and how."""
     precision: Precision
+    states: Mapping[Path, FileState] = field(default_factory=dict, compare=False, repr=False)
+    """The adapter's files as they were before they were hashed."""
 
     @property
     def four_bit(self) -> bool:
@@ -77,6 +84,7 @@ class ModelUnderTest:
         return {
             **unusual,
             "base": self.base.key,
+            **({"text_files": self.base.text_key} if self.base.text_key else {}),
             "adapter": self.adapter_key,
             "attention": self.base.options.attention,
             **asdict(self.precision),
@@ -103,6 +111,7 @@ def find_model(model: ModelOptions | None, adapter: Path | None, precision: Prec
             raise UserError("model: name one (model=mistral_7b), or an adapter=FOLDER, which knows its model")
         base = find_base(model)
         return ModelUnderTest(_stem(model.name), base, None, None, {}, precision)
+    before = states(adapter)
     if not adapter.is_dir():
         raise UserError(f"adapter={adapter}: no such folder; python train.py prints where it wrote one")
     manifest = open_artifact(adapter) or {}
@@ -117,7 +126,9 @@ def find_model(model: ModelOptions | None, adapter: Path | None, precision: Prec
             f"adapter={adapter}: was trained on {trained_on.name}{f' ({expected})' if expected else ''}, not on"
             f" {base.options.name} ({base.key}); leave model out to take its own"
         )
-    return ModelUnderTest(adapter.resolve().name, base, adapter, _adapter_key(adapter), manifest, precision)
+    return ModelUnderTest(
+        adapter.resolve().name, base, adapter, adapter_key(adapter), manifest, precision, before
+    )
 
 
 def _trained_on(adapter: Path, manifest: dict[str, Any], config: dict[str, Any]) -> ModelOptions:
@@ -156,11 +167,6 @@ def _whole_model(
     return ModelUnderTest(name, find_base(ModelOptions(str(folder))), None, None, manifest, precision)
 
 
-def _adapter_key(adapter: Path) -> str:
-    files = [adapter / "adapter_config.json", *sorted(adapter.glob("adapter_model.*"))]
-    return hash_bytes([hash_file(file).encode() for file in files])
-
-
 def _stem(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2].lower()
 
@@ -186,6 +192,7 @@ def load_lm(
     if tested.adapter is not None:
         align_special_tokens(model, tokenizer)
         model = load_adapters(model, tested.adapter)
+        check_unchanged(tested.states)
         check_adapter(model, tokenizer, tested.adapter)
     lm = wrap(model.eval(), tokenizer, tested)
     if tested.precision.batch_size == "auto":
@@ -247,4 +254,13 @@ def settings(lm: HFLM, tested: ModelUnderTest) -> dict[str, Any]:
         "beginning_of_sequence": lm.tokenizer.decode(first[0]) if len(first) > 1 else None,
         "padding": {"likelihood": "right", "generation": "left"},
         "tokenizer": hash_bytes([lm.tokenizer.backend_tokenizer.to_str().encode()]),
+        "special_tokens": {name: getattr(lm.tokenizer, f"{name}_id") for name in _SPECIAL},
+        "generation": generation_settings(lm.model),
     }
+
+
+def generation_settings(model: Any) -> dict[str, Any]:
+    """What the model's own generation settings change of the defaults; a task's settings win over them."""
+    found = getattr(model, "generation_config", None)
+    changed = found.to_diff_dict() if found is not None else {}
+    return {key: value for key, value in sorted(changed.items()) if key != "transformers_version"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from smart.collection import load
 from smart.config import code_of_targets
 from smart.experiment.run_graph import named_files
 from smart.runtime.content import ContentHashes
-from smart.runtime.files import atomic_file
+from smart.runtime.files import atomic_file, hash_file
 from smart.runtime.locks import locked
 from smart.runtime.manifest import make_key
+from smart.runtime.sealed import read_sealed, write_sealed
+
+log = logging.getLogger(__name__)
 
 _NAMES = {"inputs": "inputs", "targets": "targets", "task_name": "task_name", "submixture": "task_source"}
 """Column of a collection → its name in the file, as suite=heldout reads it."""
@@ -35,13 +39,19 @@ def heldout_file(options: Mapping[str, Any], root: Path) -> Path:
 
 
 def write_heldout(options: Mapping[str, Any], root: Path) -> None:
-    """Write the file, once."""
+    """Write the file, once; and again where it is not what was written. Its hash lies beside it."""
     path = heldout_file(options, root)
+    seal = path.with_suffix(".sealed")
     with locked(path.with_suffix(".lock")):
-        if not path.exists():
-            rows = heldout_rows(options)
-            with atomic_file(path) as draft:
-                pq.write_table(rows, draft)
+        known = read_sealed(seal, path.stem)
+        if path.exists() and known is not None and known.decode() == hash_file(path):
+            return
+        if path.exists():
+            log.warning("%s is damaged: made again.", path)
+        rows = heldout_rows(options)
+        with atomic_file(path) as draft:
+            pq.write_table(rows, draft)
+        write_sealed(seal, path.stem, hash_file(path).encode())
 
 
 def heldout_rows(options: Mapping[str, Any]) -> pa.Table:

@@ -60,7 +60,12 @@ class RunLog:
             return Status.STOPPED
         try:
             return Status(json.loads(self._note(run).read_text())["state"])
-        except FileNotFoundError:
+        except (
+            FileNotFoundError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ):  # none, or a damaged one: the run is tried again
             return Status.WAITING
 
     def _note(self, run: StageRun) -> Path:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 
 from smart.config import UserError, nearest
+from smart.model.fingerprint import states, text_key, weights_key
 from smart.model.options import ModelOptions
 from smart.model.pretrained import check_weights, from_pretrained, hub_errors, read_tokenizer
 from smart.model.tiny import ARCHITECTURES, tiny_config, train_tokenizer
+from smart.runtime.content import FileState
 from smart.runtime.files import hash_bytes, hash_file
 from smart.runtime.locks import owned
 from smart.runtime.manifest import cached_folder
@@ -36,6 +38,10 @@ class Base:
     key: str
     """Which weights: NAME@COMMIT of the hub, or a hash."""
     gguf: Path | None = None
+    text_key: str | None = None
+    """Which tokenizer and generation settings, where `key` does not say it: of a folder."""
+    states: Mapping[Path, FileState] = field(default_factory=dict, compare=False, repr=False)
+    """The files of a folder as they were when they were hashed."""
 
     @property
     def context(self) -> int | None:
@@ -126,10 +132,18 @@ def find_base(options: ModelOptions) -> Base:
         config = from_pretrained("AutoConfig", options.name, revision=options.revision)
     _refuse_other_tasks(options, config)
     if Path(options.name).is_dir():
-        check_weights(options.name, Path(options.name))
-        return Base(options, config, _folder_key(Path(options.name)))
-    commit = getattr(config, "_commit_hash", None) or options.revision
-    return Base(options, config, f"{options.name}@{commit}")
+        folder = Path(options.name)
+        before = states(folder)
+        check_weights(options.name, folder)
+        return Base(options, config, weights_key(folder), None, text_key(folder), before)
+    return Base(options, config, f"{options.name}@{_commit(options, config)}")
+
+
+def _commit(options: ModelOptions, config: PretrainedConfig) -> str:
+    """Of the snapshot that was read; the revision as asked for, where the cache does not tell."""
+    said = getattr(config, "_commit_hash", None)
+    cached = None if said else try_to_load_from_cache(options.name, "config.json", revision=options.revision)
+    return str(said or (Path(cached).parent.name if isinstance(cached, str) else options.revision))
 
 
 def _refuse_other_tasks(options: ModelOptions, config: PretrainedConfig) -> None:
@@ -219,11 +233,6 @@ def _packaged_file(options: ModelOptions) -> Path | None:
         for file in sorted(Path(folder).glob("*.gguf")):
             return file
     return None
-
-
-def _folder_key(folder: Path) -> str:
-    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
-    return hash_bytes([hash_file(file).encode() for file in files])
 
 
 def _make_weights(base: Base) -> PreTrainedModel:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from smart.config import UserError
 from smart.model.base import Base
 from smart.model.pretrained import check_weights, hub_errors
+from smart.runtime.content import check_unchanged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,8 +39,8 @@ def load_model(
         sharded: store 4-bit weights as numbers of `dtype`, as FSDP needs to shard them.
 
     Raises:
-        UserError: if the weights cannot be read or lack any, hold a NaN, or see later tokens; or if other layers
-        than expected were quantised.
+        UserError: if the weights cannot be read or lack any, have changed since they were found, hold a NaN, or see
+        later tokens; or if other layers than expected were quantised.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -62,6 +63,7 @@ def load_model(
         options["device_map"] = {"": device}
     with _reading_weights(base, source, str(options.get("revision", "main"))), _plain_linear_layers():
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    check_unchanged(base.states)
     model: PreTrainedModel = loaded[0]
     found: dict[str, Any] = loaded[1]
     check_complete(base.options.name, found)

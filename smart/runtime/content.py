@@ -82,3 +82,7 @@ class ContentHashes:
             if note:
                 write_sealed(note, seen, found.encode())
         return found
+
+
+hash_content = ContentHashes()
+"""Of this process, which reads no weights twice."""

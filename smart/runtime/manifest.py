@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from smart.config import UserError
+from smart.runtime.content import hash_content
 from smart.runtime.files import PARTIAL, atomic_folder, hash_bytes, hash_file, sync_tree, write_atomic
 
 FILE = "manifest.json"
@@ -140,7 +141,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     for name, known in files.items():
         if not (folder / name).is_file():
             raise _damaged(folder / name, "is missing", manifest)
-        if hash_file(folder / name) != known:
+        if hash_content(folder / name) != known:
             raise _damaged(folder / name, "has changed since it was written", manifest)
 
 

@@ -1,21 +1,18 @@
-"""What caches keep, so that it proves what it is: a seal names format, key, and hash, and is checked at each use.
+"""Small files of caches that prove what they are: a seal names format, key and hash, and is checked at each use.
 
-What does not prove it is made again, with one line on the screen; it is never used.
+What does not prove it is made again, with one line on the screen; it is never used. Folders have a manifest for that.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
-from smart.runtime.files import atomic_folder, hash_bytes, hash_file, write_atomic
+from smart.runtime.files import hash_bytes, write_atomic
 
 FORMAT = 1
 """Raised when sealed files are to be read in another way; those of another format are made again."""
-SEAL = ".seal"
-"""In a sealed folder: the hash of every file."""
 
 log = logging.getLogger(__name__)
 _told: set[tuple[Path, str]] = set()
@@ -46,33 +43,6 @@ def read_sealed(path: Path, key: str) -> bytes | None:
         _told.add((path, hash_bytes([whole])))
         return None
     return content
-
-
-def make_sealed_folder(folder: Path, key: str, make: Callable[[Path], None]) -> None:
-    """Fill a folder by `make`, unless it is there and whole. Hold a lock when two may make the same one.
-
-    Files that come later, such as locks of libraries, are not looked at.
-    """
-    if folder.exists():
-        if is_whole(folder, key):
-            return
-        log.warning("%s is damaged: made again.", folder)
-    with atomic_folder(folder) as draft:
-        make(draft)
-        files = sorted(file for file in draft.rglob("*") if file.is_file())
-        hashes = {file.relative_to(draft).as_posix(): hash_file(file) for file in files}
-        write_sealed(draft / SEAL, key, json.dumps(hashes, indent=1).encode())
-
-
-def is_whole(folder: Path, key: str) -> bool:
-    """Whether a folder was sealed under the key, and has not changed since."""
-    content = read_sealed(folder / SEAL, key)
-    if content is None:
-        return False
-    try:
-        return all(hash_file(folder / name) == known for name, known in json.loads(content).items())
-    except OSError:
-        return False
 
 
 def _head(key: str, content: bytes) -> bytes:

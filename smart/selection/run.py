@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smart.config import code_of_targets
+from smart.config import UserError, code_of_targets
 from smart.mixture import TaskBudgets, render_summary, sample_validation, write_mixture
 from smart.mixture.budgets import COLUMNS, read_tasks
 from smart.runtime.files import make_writable
@@ -88,7 +88,7 @@ def select(config: SelectConfig) -> SelectedMixture:
             if is_unlogged(config.tracker, job_type="select", folder=wandb, key=key):
                 _track(config, SelectedMixture(folder), wandb)
             return SelectedMixture(folder)
-        selection = _select(config, pool, num_tasks, budget, clock)
+        selection = _select(config, pool, num_tasks, budget, inputs, clock)
         mark_unlogged(config.tracker, job_type="select", folder=wandb, key=key)
         _write(config, pool, selection, key, inputs, folder, clock)
         _track(config, SelectedMixture(folder), wandb)
@@ -110,10 +110,16 @@ def fetch(config: SelectConfig) -> None:
         questions(config.benchmark_data, config.heldout_data)
 
 
-def _select(config: SelectConfig, pool: Pool, num_tasks: int, budget: int, clock: Clock) -> _Selection:
+def _select(
+    config: SelectConfig, pool: Pool, num_tasks: int, budget: int, inputs: list[str], clock: Clock
+) -> _Selection:
     """Both stages, each with its seconds in `clock`."""
     with clock("embeddings"):
         made = make_vectors(config, pool)
+    if made and made[0].key not in inputs:  # the mixture's name has the key of the vectors as they were
+        raise UserError(
+            "encoder: its files have changed while the collection was read; run the same command again"
+        )
     vectors, statistics = made or (None, None)
     task_means = statistics.task_means if statistics else None
     with clock("tasks"):

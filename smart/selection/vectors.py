@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from smart.embedding import EmbeddingPlan, TaskStatistics, Vectors, embed, plan_embedding, task_statistics
+from smart.model.fingerprint import text_key
 from smart.selection.config import SelectConfig
 from smart.selection.pool import Pool
 from smart.templates import TEMPLATES
@@ -34,6 +37,8 @@ def input_keys(config: SelectConfig, pool: Pool) -> list[str]:
     Empty for a plan whose encoder has to be downloaded first.
     """
     rows = [pool.collection.fingerprint] + ([pool.contamination.key] if pool.contamination else [])
+    if config.tokenizer and (tokenizer := text_key(Path(config.tokenizer))):  # of a folder: what it holds
+        rows.append(tokenizer)
     planned = plan_vectors(config, pool)
     if planned is None:
         return rows

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from smart.config import UserError
 from smart.model.tokens import Overlength, encode
+from smart.runtime.content import check_unchanged, state_of
 from smart.runtime.manifest import open_artifact
 from smart.templates import SEPARATOR
 from smart.training.rows import BadRows, RowChecker, no_rows, read_files, read_hub
@@ -48,6 +49,7 @@ def read_mixture(source: str, bad_rows: BadRows = "error") -> Mixture:
         DamagedError: for a mixture that is not what was written.
     """
     path = Path(source)
+    before = {file: state_of(file) for file in path.glob("*.parquet")} if path.is_dir() else {}
     manifest = open_artifact(path) or {}
     if manifest.get("kind") == "mixture":
         # The manifest's key stands for the rows, in names and on resume, so only files that it names are read.
@@ -58,6 +60,7 @@ def read_mixture(source: str, bad_rows: BadRows = "error") -> Mixture:
                 columns = dict(zip(table.column_names, table.columns, strict=True))
                 tables[split] = checker.check(f"{split}.parquet", columns)
         checker.raise_if_any()
+        check_unchanged(before)
         return Mixture(
             path.name, manifest["key"], tables["train"], tables.get("validation", no_rows()), manifest
         )

@@ -60,7 +60,9 @@ class TrainingJob:
     @property
     def deciding(self) -> dict[str, Any]:
         """The configuration as far as it decides the weights."""
-        return {**deciding(self.config), "max_length": self.max_length, "separator": self.separator}
+        text = {"text_files": self.base.text_key} if self.base.text_key else {}
+        options = deciding(self.config)
+        return {**options, "max_length": self.max_length, "separator": self.separator, **text}
 
     @property
     def inputs(self) -> list[str]:

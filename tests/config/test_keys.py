@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,13 @@ from smart.experiment import ReproduceConfig
 from smart.experiment.results import table_config, table_inputs
 from smart.experiment.stage_configs import compose_stage
 from smart.mixture import Uniform
-from smart.model import ModelOptions
+from smart.model import ModelOptions, find_base
+from smart.model.fingerprint import adapter_key, text_key
 from smart.runtime.manifest import make_key
 from smart.selection import SelectConfig
+from smart.selection.instances import make_orderer
 from smart.selection.keys import mixture_key, pool_key, vectors_key
+from smart.selection.orderings import orderings_key
 from smart.selection.pool import read_pool
 from smart.selection.tasks import resolve_sizes
 from smart.selection.vectors import input_keys
@@ -405,3 +409,160 @@ def test_an_added_option_is_at_its_default_however_yaml_writes_it() -> None:
     assert asked(Added, {"names": [], "folder": "x", "part": {"size": 1}}) == {}
     assert asked(Added, {"names": ["a"], "folder": "y", "part": {"size": 2}}) != {}
     assert deciding(Added(names=("a",), folder=Path("y"))) == {"names": ["a"], "folder": "y"}
+
+
+TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+MORE_TEXT_FILES = (
+    *(
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.model",
+        "spiece.model",
+    ),
+    *("additional_chat_templates/tools.jinja", "preprocessor_config.json", "model.safetensors.index.json"),
+)
+FREE_FILES = ("README.md", ".gitattributes", "train.log", "history.jsonl", "manifest.json")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model in a folder of the user's, all of whose files decide."""
+    from tests.evaluation.examples import save_model
+
+    made = save_model(tmp_path / "model")
+    (made / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    return made
+
+
+def test_each_file_of_a_models_folder_that_decides_ids_or_answers_is_in_the_keys(folder: Path) -> None:
+    own = ("model=auto", "model.name=model")
+
+    def keys() -> tuple[str, str]:
+        return key_of("train", *own), key_of("evaluate", *own)
+
+    known = [keys()]
+    for name in ("config.json", *TEXT_FILES):
+        with (folder / name).open("a") as file:
+            file.write("\n")
+        known.append(keys())
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    known.append(keys())
+    for stage in zip(*known, strict=True):
+        assert len(set(stage)) == len(known)
+    for name in FREE_FILES:
+        (folder / name).write_text("{}")
+    assert keys() == known[-1]
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_further_files_of_models_and_adapters_are_in_their_keys(tmp_path: Path, with_adapter: bool) -> None:
+    """Of tokenizers of every kind, without loading one."""
+    folder = tmp_path / "adapter"
+    (folder / "config.json").write_text("{}")
+    key = adapter_key if with_adapter else text_key
+    known = [key(folder)]
+    for name in (*TEXT_FILES, *MORE_TEXT_FILES):
+        for text in ("{}", "{ }"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+            known.append(key(folder))
+    assert len(set(known)) == len(known)
+    for name in FREE_FILES:
+        (folder / name).write_text("{}")
+    assert key(folder) == known[-1]
+    (folder / "adapter_model.safetensors").write_bytes(b"other weights")
+    assert (key(folder) == known[-1]) != with_adapter
+
+
+def test_a_hub_model_is_named_by_the_commit_in_the_cache(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "hub/models--some--model"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path / "hub"), raising=False)
+    names = []
+    for commit in ("a" * 40, "b" * 40):
+        (repository / "refs").mkdir(parents=True, exist_ok=True)
+        (repository / "refs/main").write_text(commit)
+        shutil.copytree(folder, repository / "snapshots" / commit)
+        names.append(find_base(ModelOptions("some/model")).key)
+    assert names == [f"some/model@{commit}" for commit in ("a" * 40, "b" * 40)]
+    assert find_base(ModelOptions("some/model", revision="a" * 40)).key == names[0]
+
+
+DATA_FILES = {
+    "select": (
+        "small.parquet",
+        "vectors.npy",
+        "benchmarks/mmlu.parquet",
+        "unseen.parquet",
+        "tokenizer/tokenizer.json",
+    ),
+    "evaluate": ("benchmarks/mmlu.parquet", "benchmarks/bbh.parquet", "unseen.parquet"),
+    "reproduce": ("published.csv",),
+}
+READING: dict[str, tuple[str, ...]] = {
+    "select": (*FIND, "heldout_data=unseen.parquet", "tokenizer=tokenizer"),
+    "evaluate": ("suite=heldout", "suite.collection=unseen.parquet"),
+    "reproduce": ("reference=published.csv",),
+}
+CHANGES: dict[str, Callable[[Path], object]] = {
+    ".parquet": lambda path: pq.write_table(pq.read_table(path)[:-1], path),
+    ".npy": lambda path: np.save(path, np.load(path)[::-1]),
+    ".json": lambda path: path.write_text(path.read_text() + "\n"),
+    ".csv": lambda path: path.write_text(path.read_text().replace("0.5", "0.6")),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [(c, name) for c, names in DATA_FILES.items() for name in names]
+)
+def test_another_content_of_a_file_under_the_same_name_is_another_key(command: str, name: str) -> None:
+    before = key_of(command, *READING[command])
+    if name == "small.parquet":  # the vectors are of its rows, as many as there are
+        rows = pq.read_table(name).to_pylist()
+        rows[3]["targets"] = "another answer"
+        pq.write_table(pa.Table.from_pylist(rows), name)
+    else:
+        CHANGES[Path(name).suffix](Path(name))
+    assert key_of(command, *READING[command]) != before
+
+
+def test_what_decides_orderings_is_in_their_key_and_nothing_else() -> None:
+    def key(*more: str) -> str:
+        config = read_config(SelectConfig, compose("select", [*KEYS["select"][2], *more]))
+        return orderings_key(make_orderer(config), "vectors", np.array([0, 3, 7]))
+
+    plain = key()
+    for free in ("budget=7", "fn=logdet", "weighting=uniform", "num_tasks=3", "seed=9", "threads=1"):
+        assert key(free) == plain, free
+    others = [key("instance_fn=logdet"), key("optimizer=lazy"), key("optimizer=partition")]
+    others += [key("optimizer=partition", "seed=9"), key("instance_fn=logdet", "instance_fn.regularizer=3")]
+    config = read_config(SelectConfig, compose("select", KEYS["select"][2]))
+    orderer = make_orderer(config)
+    others += [orderings_key(orderer, "others", np.array([0, 3, 7]))]
+    others += [orderings_key(orderer, "vectors", np.array([0, 4, 7]))]
+    assert len({plain, *others}) == 8
+
+
+def test_what_decides_the_search_for_benchmarks_names_its_file() -> None:
+    """Rows and questions do; what is done with the rows that are found does not."""
+
+    def kept(*more: str) -> set[str]:
+        read_pool(read_config(SelectConfig, compose("select", [*KEYS["select"][2], *FIND, *more])))
+        return {path.name for path in Path("outputs/cache/contamination").glob("*.json")}
+
+    first = kept()
+    assert len(first) == 1
+    assert kept("decontaminate=drop", "budget=7", "threads=1", "fn=logdet") == first
+    more = [
+        ("benchmark_data=benchmarks2",),
+        ("heldout_data=unseen.parquet",),
+        ("collection.path=other.parquet",),
+    ]
+    for count, words in enumerate(more):
+        assert len(kept(*words)) == 2 + count, words

@@ -83,3 +83,13 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         f"encoder.path={tmp_path}/absent.npy",
         "encoder.path=null",
     ]
+
+
+def test_a_file_that_is_replaced_while_its_vectors_are_read_is_refused(tmp_path: Path) -> None:
+    X, pool = matrix(), prompts()
+    vectors = embed(pool, saved(tmp_path / "E.npy", X), tmp_path)
+    assert len(vectors[0:3]) == 3
+    np.save(tmp_path / "other.npy", X + 1)
+    (tmp_path / "other.npy").replace(tmp_path / "E.npy")
+    with pytest.raises(UserError, match=r"E.npy: has changed while it was read"):
+        vectors[0:3]

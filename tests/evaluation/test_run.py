@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -204,6 +205,44 @@ def test_no_model_takes_another_ones_answers(model, adapter, benchmarks, cache, 
     for place in (1, 3, 4, 5):
         assert found[place] != found[0]
     assert found[4] != found[5]
+
+
+def test_answers_are_of_the_tokenizer_and_the_generation_settings_that_made_them(
+    model, benchmarks, cache, tmp_path
+):
+    """Files of a model changed in place: nothing is taken from before, and the settings stand in the results."""
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+
+    def run() -> dict:
+        return score(make_job(folder, benchmarks, cache, limit=2), tmp_path / "scores")
+
+    first = run()
+    assert first["model"]["generation"].get("repetition_penalty") is None
+    assert run()["requests"]["from_store"] == first["requests"]["requests"]
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"repetition_penalty": 9.0}))
+    changed = run()
+    assert changed["requests"]["from_store"] == 0
+    assert changed["model"]["generation"]["repetition_penalty"] == 9.0
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": "A"}))
+    changed = run()
+    assert changed["requests"]["from_store"] == 0
+    assert changed["model"]["special_tokens"] != first["model"]["special_tokens"]
+
+
+def test_weights_that_change_between_their_hash_and_their_loading_are_refused(
+    model, benchmarks, cache, tmp_path
+):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    job = make_job(folder, benchmarks, cache)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match=r"model.safetensors: has changed while it was read"):
+        score(job, tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
 
 
 def test_a_store_reads_what_other_processes_have_written(tmp_path):

@@ -50,6 +50,16 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[
     return read
 
 
+def test_a_damaged_note_of_a_failed_run_is_no_note(tmp_path: Path) -> None:
+    study, run_log = make_study(tmp_path), RunLog(tmp_path / "logs")
+    run = study.runs[0]
+    assert run_log.note_failure(run, 1, 2.0) is run_log.status(run) is Status.FAILED
+    (note,) = (tmp_path / "logs").glob("*.json")
+    for harmed in ("", "{", "[]", '{"state": "fialed"}', '{"stote": "failed"}'):
+        note.write_text(harmed)
+        assert run_log.status(run) is Status.WAITING
+
+
 def test_everything_once_and_then_nothing(tmp_path: Path, calls: Callable[[], list[str]]) -> None:
     study, run_log, _ = drive(tmp_path)
     assert len(calls()) == len(study.runs) == 23

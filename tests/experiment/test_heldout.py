@@ -18,7 +18,12 @@ def test_rows_are_zero_shot_in_the_columns_of_the_suite(tmp_path: Path) -> None:
     assert rows.column_names == ["inputs", "targets", "task_name", "task_source"]
     assert set(rows["task_name"].to_pylist()) == {"gcd", "leg_counting"}
     write_heldout(OPTIONS, tmp_path)
-    assert pq.read_table(heldout_file(OPTIONS, tmp_path)).equals(rows)
+    file = heldout_file(OPTIONS, tmp_path)
+    assert pq.read_table(file).equals(rows)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20] + b"x" + whole[-19:])
+    write_heldout(OPTIONS, tmp_path)
+    assert file.read_bytes() == whole
 
 
 def test_another_file_or_code_of_the_source_is_another_file(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from smart.config import UserError
-from smart.reading import TEXT, TEXTS, Kind, apart, fault_where, read, refusal
+from smart.reading import TEXT, TEXTS, Fault, Kind, apart, fault_where, read, refusal
 
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("inputs", "targets", "task_name", "task_source"), TEXT),
@@ -33,12 +35,26 @@ def read_heldout(file: Path, key: str) -> pa.Table:
         raise UserError(f"{key}={file}: lacks the columns {', '.join(missing)}")
     if not rows.count:
         raise UserError(f"{key}={file}: holds no rows")
-    faults = list(rows.faults)
-    for name in _NEEDED:
-        faults += fault_where(name, "null", rows.columns[name].is_null().to_numpy())
+    faults = [*rows.faults, *_faults(rows.columns)]
     if errors := [str(fault) for fault in apart(faults, rows.count)[1]]:
         raise UserError(refusal(f"{key}={file}", errors, "Fix them, or leave them out."))
     return pa.table(rows.columns)
+
+
+def _faults(columns: Mapping[str, pa.ChunkedArray]) -> Iterator[Fault]:
+    """What is no fault of a file, and cannot be scored."""
+    for name in _NEEDED:
+        yield from fault_where(name, "null", columns[name].is_null().to_numpy())
+    names = columns["task_name"].to_pylist()
+    yield from fault_where(
+        "task_name", "blank", np.array([name is not None and not name.strip() for name in names])
+    )
+    for name in ("references", "options"):
+        lists = [texts or () for texts in columns[name].to_pylist()] if name in columns else []
+        yield from fault_where(name, "holds a null", np.array([None in texts for texts in lists], bool))
+        if name == "options":  # without a token, an option has no likelihood
+            blank = [any(text is not None and not text.strip() for text in texts) for texts in lists]
+            yield from fault_where(name, "holds a blank text", np.array(blank, bool))
 
 
 def heldout_texts(file: Path) -> dict[str, list[str]]:

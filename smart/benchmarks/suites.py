@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import logging
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smart.config import Problems, UserError, option
 from smart.config.types import Names, Positive, Whole
 from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
+    from lm_eval.api.group import Group
+    from lm_eval.tasks._index import Entry
     from lm_eval.tasks.manager import TaskDict, TaskManager
 
 SEEDS = {"python": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 """The defaults of lm-eval's own command."""
+_QUICK = ("mmlu/default", "bbh")
+"""Folders of lm-eval's tasks that the suites here name."""
+_MESSAGE = 300
+"""Characters of another's error."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +65,24 @@ class LoadedSuite:
     """Name asked for → the tasks with items that it stands for."""
 
 
-def load_suite(names: Sequence[str], shots: int | None, extra: Path | None = None) -> LoadedSuite:
+def load_suite(
+    names: Sequence[str], shots: int | None, own: Mapping[str, Group] | None = None
+) -> LoadedSuite:
     """Load tasks by name, as lm-eval does, and set the shots where they are left open.
 
     Args:
-        extra: a folder of further task files.
+        own: further groups by name, which lm-eval does not have.
 
     Raises:
-        UserError: for an unknown task, with the nearest; for data that is not there.
+        ConfigError: with every task that is unknown, or cannot run here.
+        UserError: for data that is not there.
     """
-    manager = _manager(names, extra)
-    for name in names:
-        if name not in manager.all_tasks:
-            raise UserError(f"suite.tasks: lm-eval has no task {name}. {_nearest_task(name, manager)}")
+    own = own or {}
+    theirs = [name for name in names if name not in own]
+    manager = task_manager(theirs)
+    check_tasks(theirs, manager)
     try:
-        loaded = manager.load(list(names))
+        loaded = manager.load([own.get(name, name) for name in names])
     except (OSError, ValueError) as error:
         # ConnectionError and the data sets' own errors are of these kinds
         raise UserError(
@@ -83,19 +96,98 @@ def load_suite(names: Sequence[str], shots: int | None, extra: Path | None = Non
     return LoadedSuite(loaded, {name: _leaves(name, loaded, manager) for name in names})
 
 
-def _manager(names: Sequence[str], extra: Path | None) -> TaskManager:
+def task_manager(names: Sequence[str]) -> TaskManager:
+    """lm-eval's index of tasks, of its own folders alone: MMLU and BBH, or all where `names` has others."""
     # Reading every task that lm-eval has takes seconds, and these two folders hold what the suites name.
-    import lm_eval
     from lm_eval.tasks import TaskManager
 
     for said in ("lm_eval.tasks", "lm_eval.api.task", "lm_eval.evaluator"):
         logging.getLogger(said).setLevel(logging.ERROR)
-    root = Path(lm_eval.__file__).parent / "tasks"
-    own = [extra] if extra else []
-    quick = TaskManager(include_defaults=False, include_path=[root / "mmlu" / "default", root / "bbh", *own])
-    if set(names) <= set(quick.all_tasks):
-        return quick
-    return TaskManager(include_path=own) if own else TaskManager()
+    quick = TaskManager(include_defaults=False, include_path=[_root() / folder for folder in _QUICK])
+    return quick if set(names) <= set(quick.all_tasks) else TaskManager()
+
+
+def _root() -> Path:
+    import lm_eval
+
+    return Path(lm_eval.__file__).parent / "tasks"
+
+
+def check_tasks(names: Sequence[str], manager: TaskManager | None = None) -> None:
+    """Refuse what lm-eval does not have, and what cannot run here; loads no data.
+
+    Raises:
+        ConfigError: with each such task, and what to do about it.
+    """
+    if not names:
+        return
+    manager = manager or task_manager(names)
+    problems = Problems()
+    for name in names:
+        if name not in manager.all_tasks:
+            problems.add("suite.tasks", name, f"lm-eval has no task {name}. {_nearest_task(name, manager)}")
+        elif obstacle := next(filter(None, (_obstacle(task) for task in _entries(name, manager))), None):
+            problems.add("suite.tasks", name, *obstacle)
+    problems.raise_if_any()
+
+
+def _entries(name: str, manager: TaskManager) -> Iterator[Entry]:
+    """The tasks that a name stands for, as lm-eval's index has them."""
+    entry = manager.task_index.get(name)
+    if entry is None:  # a group may describe tasks of its own in place
+        return
+    members = [*sorted(entry.tags)] if entry.kind.name == "TAG" else []
+    if entry.kind.name == "GROUP":
+        members = [_member(one) for one in (entry.cfg or {}).get("task") or [] if one]
+    elif entry.kind.name != "TAG":
+        yield entry
+    for member in members:
+        if member != name:
+            yield from _entries(member, manager)
+
+
+def _member(one: str | Mapping[str, Any]) -> str:
+    return one if isinstance(one, str) else str(one.get("group") or one.get("task"))
+
+
+def _obstacle(task: Entry) -> tuple[str, str] | None:
+    """What keeps a task from running here, and a hint; None if nothing does."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    config = task.cfg or {}
+    if config.get("unsafe_code"):
+        return (
+            "runs code that the model writes, which this command never does",
+            f"score it in a sandbox with lm_eval run --tasks {task.name} --confirm_run_unsafe_code",
+        )
+    if config.get("doc_to_image") or config.get("doc_to_audio"):
+        return "asks about images or sound, and models here read text alone", ""
+    if task.yaml_path is None or any(_root() / folder in task.yaml_path.parents for folder in _QUICK):
+        return None
+    try:
+        load_yaml(task.yaml_path)  # imports the functions that it names
+    except ImportError as error:
+        return _missing(task.name, error)
+    except (Exception, SystemExit) as error:  # their modules load metrics, look for programs, download
+        return f"its code cannot be imported ({_one_line(error)})", ""
+    return None
+
+
+def _missing(task: str, error: ImportError) -> tuple[str, str]:
+    """What a task needs that is not installed, and how to get it."""
+    module = (error.name or "").partition(".")[0]
+    if not module or importlib.util.find_spec(module):
+        return f"its code cannot be imported ({_one_line(error)})", ""
+    extras = re.findall(
+        rf'^{module}\b.*extra == "([\w-]+)"', "\n".join(metadata.requires("lm_eval") or []), re.M
+    )
+    extra = next((extra for extra in extras if task.startswith(extra)), None)
+    package = f"'lm-eval[{extra}]'" if extra else module
+    return f"needs the package {module}, which is not installed", f"pip install {package}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_MESSAGE] or type(error).__name__
 
 
 def _leaves(name: str, loaded: TaskDict, manager: TaskManager) -> list[str]:
@@ -159,11 +251,11 @@ def chance(suite: LoadedSuite, limit: int | None = None) -> dict[str, float]:
     right answer every time.
 
     Args:
-        limit: of how many items of each task, the first ones, as they are scored.
+        limit: items of each task that are scored, the first; None: all.
     """
     found = {}
     for name, task in suite.loaded["tasks"].items():
-        docs = list(task.eval_docs)[:limit]
+        docs = list(islice(task.eval_docs, limit))
         if task.OUTPUT_TYPE == "multiple_choice":
             found[name] = sum(1 / len(task.doc_to_choice(doc)) for doc in docs) / len(docs)
         elif task.OUTPUT_TYPE == "generate_until":

@@ -176,7 +176,7 @@ class CachedLM(LM):
         return [(value, greedy) for value, greedy in self._answer("loglikelihood", batches, score)]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        asked = [request.args for request in requests]
+        asked = [(self._not_empty(context), options) for context, options in (r.args for r in requests)]
         lengths = [len(self.inner.tok_encode(context)) for context, _ in asked]
         for length, (_, options) in zip(lengths, asked, strict=True):
             new = normalize_gen_kwargs(dict(options), self.inner.max_gen_toks)["max_gen_toks"]
@@ -207,14 +207,23 @@ class CachedLM(LM):
         return self._answer("loglikelihood_rolling", batches, roll)
 
     def pair(self, context: str, continuation: str) -> Pair:
-        """Ids as `TemplateLM.loglikelihood` makes them."""
+        """Ids as `TemplateLM.loglikelihood` makes them; a context without any has the prefix token, as an empty one."""
         inner = self.inner
         if context:
-            return (context, continuation), *inner._encode_pair(context, continuation)
+            ids, answer = inner._encode_pair(context, continuation)
+            return (context, continuation), ids or [inner.prefix_token_id], answer
         ids = inner.tok_encode(continuation, add_special_tokens=False)
         if ids[0] == inner.prefix_token_id:
             return (context, continuation), ids[:1], ids[1:]
         return (context, continuation), [inner.prefix_token_id], ids
+
+    def _not_empty(self, context: str) -> str:
+        """A prompt of which the tokenizer makes no ids becomes the prefix token, as for likelihoods."""
+        return (
+            context
+            if self.inner.tok_encode(context)
+            else self.inner.tokenizer.decode([self.inner.prefix_token_id])
+        )
 
     def _answer(
         self, kind: str, batches: Sequence[Batch], compute: Callable[[list[Any]], list[Any]]

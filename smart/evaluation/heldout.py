@@ -1,69 +1,49 @@
-"""Unseen tasks of a collection file, written as lm-eval tasks that its own command can run too.
+"""Unseen tasks of a collection file, as lm-eval tasks.
 
 Each task of the file becomes up to three: `heldout_text_*` (an answer is generated: exact match and ROUGE-L),
 `heldout_loss_*` (loss per supervised token of the reference answer) and `heldout_options_*` (the likeliest option,
 for rows that have options).
+
+They are made in memory, and lm-eval takes each prompt, target and option from a column by its name: no text of the
+file is read as YAML or as a template, and nothing in a cache can become code.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import re
-from collections.abc import Iterator
-from functools import cache
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from smart.benchmarks.heldout import read_heldout
+from smart.evaluation.text_metrics import exact_match, rouge_l
 from smart.model.tokens import encode
-from smart.runtime.content import check_unchanged, state_of
-from smart.runtime.files import hash_bytes, hash_file
-from smart.runtime.locks import owned
-from smart.runtime.manifest import cached_folder
+from smart.runtime.files import hash_bytes
 from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
-    from rouge_score.rouge_scorer import RougeScorer
+    from lm_eval.api.group import Group
     from transformers import PreTrainedTokenizerBase
 
 LONGEST_ANSWER = 256
 """Tokens; the longest reference of a task decides, up to so many."""
-_VERSION = "2"
-_KINDS: dict[str, dict[str, Any]] = {
-    "heldout_text": {
-        "output_type": "generate_until",
-        "doc_to_target": "{{target}}",
-        "metrics": ("exact_match", "rougeL"),
-        "process": "text",
-    },
-    "heldout_loss": {
-        "output_type": "loglikelihood",
-        "doc_to_target": "{{continuation}}",
-        "metrics": ("loss",),
-        "process": "loss",
-    },
-    "heldout_options": {
-        "output_type": "multiple_choice",
-        "doc_to_target": "{{label}}",
-        "doc_to_choice": "{{options}}",
-        "metrics": ("acc", "acc_norm"),
-        "process": None,
-    },
+_LONGEST_STEM = 100
+METRICS: dict[str, tuple[str, ...]] = {
+    "heldout_text": ("exact_match", "rougeL"),
+    "heldout_loss": ("loss",),
+    "heldout_options": ("acc", "acc_norm"),
 }
-METRICS: dict[str, tuple[str, ...]] = {group: kind["metrics"] for group, kind in _KINDS.items()}
 """Group → its metrics."""
 
 
-def write_tasks(
-    file: Path, tokenizer: PreTrainedTokenizerBase, cache: Path, separator: str = SEPARATOR
-) -> Path:
-    """Write lm-eval task files for the tasks of a collection file; returns their folder.
+def heldout_groups(
+    file: Path, tokenizer: PreTrainedTokenizerBase, separator: str = SEPARATOR
+) -> dict[str, Group]:
+    """Groups of lm-eval tasks for the tasks of a collection file: a file without options has no heldout_options.
 
     The file has the columns inputs, targets, task_name, and may have task_source (the category), references and
     options (lists of text). A row's supervised tokens are those of training: the answer and the end of sequence.
@@ -71,71 +51,40 @@ def write_tasks(
     Raises:
         UserError: where the file cannot be used.
     """
-    before = {file: state_of(file)} if file.is_file() else {}
+    from lm_eval.api.group import Group
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.config.group import AggMetricConfig
+
     table = read_heldout(file, "suite.collection")
-    said = tokenizer.backend_tokenizer.to_str() + str(tokenizer.eos_token)
-    parts = [_VERSION, hash_file(file), said, *([] if separator == SEPARATOR else [separator])]
-    key = hash_bytes([part.encode() for part in parts])
-    check_unchanged(before)
-    folder = cache / key[:16]
-
-    def make(draft: Path) -> None:
-        _write(table, tokenizer, separator, draft, folder.resolve())
-
-    with owned(folder):
-        cached_folder(folder, "tasks", key, make)
-    return folder.resolve()
-
-
-def _write(
-    table: pa.Table, tokenizer: PreTrainedTokenizerBase, separator: str, draft: Path, final: Path
-) -> None:
-    (draft / "heldout_metrics.py").write_text(
-        "from smart.evaluation.heldout import per_token, score_loss, score_text\n", encoding="utf-8"
-    )
-    members: dict[str, list[str]] = {group: [] for group in _KINDS}
-    names = np.array(table["task_name"].to_pylist())
-    for name in np.unique(names):
+    groups = {
+        name: Group(name, aggregate_metric_list=[AggMetricConfig(m, weight_by_size=False) for m in metrics])
+        for name, metrics in METRICS.items()
+    }
+    names = np.array(table["task_name"].to_pylist(), object)
+    for name, stem in task_stems(sorted(set(names))).items():
         rows = _documents(table.filter(pa.array(names == name)), tokenizer, separator)
-        stem = re.sub(r"\W+", "_", str(name))
-        for group in _KINDS:
-            wanted = [row for row in rows if group != "heldout_options" or row["label"] is not None]
+        for group in groups.values():
+            wanted = [row for row in rows if group.name != "heldout_options" or row["label"] is not None]
             if wanted:
-                task = f"{group}_{stem}"
-                pq.write_table(pa.Table.from_pylist(wanted), draft / f"{task}.parquet")
-                _write_yaml(draft, task, _task(group, task, wanted, final / f"{task}.parquet"))
-                members[group].append(task)
-    for group, tasks in members.items():
-        metrics = [{"metric": metric, "weight_by_size": False} for metric in _KINDS[group]["metrics"]]
-        if tasks:
-            _write_yaml(draft, group, {"group": group, "task": tasks, "aggregate_metric_list": metrics})
+                group.add(ConfigurableTask(config=_task(group.name, f"{group.name}_{stem}", wanted)))
+    return {name: group for name, group in groups.items() if len(group)}
 
 
-@contextlib.contextmanager
-def rows_without_copies() -> Iterator[None]:
-    """Read the rows of tasks in Parquet files as they are: the copies that datasets keeps of them have no hashes."""
-    import datasets
+def task_stems(names: Sequence[str]) -> dict[str, str]:
+    """Name of each task → what it is called in lm-eval: its letters and digits, with a hash where these don't tell
+    it from another.
 
-    whole = datasets.load_dataset
-
-    def load(path: str, name: str | None = None, **options: Any) -> Any:
-        if path != "parquet":
-            return whole(path, name, **options)
-        tables = {split: pq.read_table(file) for split, file in options["data_files"].items()}
-        return datasets.DatasetDict(
-            {split: datasets.Dataset(datasets.table.InMemoryTable(rows)) for split, rows in tables.items()}
-        )
-
-    datasets.load_dataset = load
-    try:
-        yield
-    finally:
-        datasets.load_dataset = whole
-
-
-def groups_in(folder: Path) -> list[str]:
-    """The groups that `write_tasks` has written: a file without options has no heldout_options."""
-    return [group for group in _KINDS if (folder / f"{group}.yaml").is_file()]
+    >>> task_stems(["a b", "c"])
+    {'a b': 'a_b', 'c': 'c'}
+    """
+    plain = {name: re.sub(r"\W+", "_", name) for name in names}
+    count = Counter(plain.values())
+    return {
+        name: stem
+        if count[stem] == 1 and len(stem) <= _LONGEST_STEM
+        else f"{stem[:_LONGEST_STEM]}_{hash_bytes([name.encode()])[:8]}"
+        for name, stem in plain.items()
+    }
 
 
 def _documents(table: pa.Table, tokenizer: PreTrainedTokenizerBase, separator: str) -> list[dict[str, Any]]:
@@ -157,51 +106,58 @@ def _documents(table: pa.Table, tokenizer: PreTrainedTokenizerBase, separator: s
                 "references": row.get("references") or [row["targets"]],
                 "options": options,
                 "label": options.index(row["targets"]) if row["targets"] in options else None,
-                "category": str(row.get("task_source") or ""),
+                "category": row.get("task_source") or "",
             }
         )
     return documents
 
 
-def _task(group: str, task: str, rows: list[dict[str, Any]], data: Path) -> dict[str, Any]:
-    kind = _KINDS[group]
+def _task(group: str, task: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """lm-eval's configuration of a task; doc_to_… name columns of the rows."""
     content: dict[str, Any] = {
         "task": task,
-        "dataset_path": "parquet",
-        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "custom_dataset": _splits(rows),
         "test_split": "test",
-        "output_type": kind["output_type"],
-        "doc_to_text": "{{prompt}}",
-        "doc_to_target": kind["doc_to_target"],
+        "doc_to_text": "prompt",
         "num_fewshot": 0,
-        "metric_list": [
-            {"metric": metric, "higher_is_better": metric != "loss"} for metric in kind["metrics"]
-        ],
         "metadata": {"version": 1.0, "category": rows[0]["category"]},
+        "metric_list": [
+            {
+                "metric": metric,
+                "aggregation": per_token if metric == "loss" else "mean",
+                "higher_is_better": metric != "loss",
+            }
+            for metric in METRICS[group]
+        ],
     }
-    for metric in content["metric_list"]:
-        metric["aggregation"] = (
-            "!function heldout_metrics.per_token" if metric["metric"] == "loss" else "mean"
-        )
-    if kind["process"]:
-        content["process_results"] = f"!function heldout_metrics.score_{kind['process']}"
-    if "doc_to_choice" in kind:
-        content["doc_to_choice"] = kind["doc_to_choice"]
-    if group == "heldout_text":
-        longest = min(LONGEST_ANSWER, max(row["tokens"] for row in rows))
+    if group == "heldout_options":
+        choice = {"output_type": "multiple_choice", "doc_to_target": "label", "doc_to_choice": "options"}
+        return content | choice
+    if group == "heldout_loss":
+        loss = {"output_type": "loglikelihood", "doc_to_target": "continuation"}
+        return content | loss | {"process_results": score_loss}
+    longest = min(LONGEST_ANSWER, max(row["tokens"] for row in rows))
+    return content | {
+        "output_type": "generate_until",
+        "doc_to_target": "target",
+        "process_results": score_text,
         # No stop at a blank line: a model that begins with one would have given no answer at all.
-        content["generation_kwargs"] = {"until": [], "max_gen_toks": longest, "do_sample": False}
-    return content
+        "generation_kwargs": {"until": [], "max_gen_toks": longest, "do_sample": False},
+    }
 
 
-def _write_yaml(folder: Path, name: str, content: dict[str, Any]) -> None:
-    # JSON is YAML, but for the tag that names a function.
-    text = re.sub(r'"(!function [\w.]+)"', r"\1", json.dumps(content, indent=2, ensure_ascii=False))
-    (folder / f"{name}.yaml").write_text(text + "\n", encoding="utf-8")
+def _splits(rows: Sequence[Mapping[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """What lm-eval calls in the place of load_dataset; it hands over a task's metadata, too."""
+    from datasets import Dataset
+
+    def splits(**_: Any) -> dict[str, Any]:
+        return {"test": Dataset.from_list([dict(row) for row in rows])}
+
+    return splits
 
 
 def score_text(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Against the best of the references; as in Super-NaturalInstructions, case and punctuation do not count.
+    """Against the best of the references.
 
     The answer is the first paragraph that is not empty, unless a reference itself has several.
     """
@@ -210,8 +166,8 @@ def score_text(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     if not any("\n\n" in reference.strip() for reference in references):
         answer = answer.partition("\n\n")[0]
     return {
-        "exact_match": float(any(_plain(answer) == _plain(reference) for reference in references)),
-        "rougeL": max(_rouge(reference, answer) for reference in references),
+        "exact_match": float(any(exact_match(answer, reference) for reference in references)),
+        "rougeL": max(rouge_l(answer, reference) for reference in references),
     }
 
 
@@ -224,19 +180,3 @@ def score_loss(doc: dict[str, Any], results: list[Any]) -> dict[str, tuple[float
 def per_token(items: list[tuple[float, int]]) -> float:
     """Loss per supervised token over all items, whatever their lengths."""
     return sum(loss for loss, _ in items) / sum(tokens for _, tokens in items)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"[^\w\s]", "", text.lower())).strip()
-
-
-def _rouge(reference: str, answer: str) -> float:
-    return float(_scorer().score(reference, answer)["rougeL"].fmeasure)
-
-
-@cache
-def _scorer() -> RougeScorer:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    logging.getLogger("absl").setLevel(logging.WARNING)  # it says that it takes its default tokenizer
-    return RougeScorer(["rougeL"], use_stemmer=True)

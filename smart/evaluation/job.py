@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from smart.benchmarks.offline import build_cache, content_key, data_from
 from smart.benchmarks.suites import LoadedSuite, Suite, join_by, load_suite
 from smart.config import Problems, check_options, deciding
 from smart.evaluation.config import EvaluateConfig
-from smart.evaluation.heldout import groups_in, rows_without_copies, write_tasks
+from smart.evaluation.heldout import heldout_groups
 from smart.evaluation.model_under_test import ModelUnderTest, Precision, find_model
 from smart.runtime.content import FileState, check_unchanged, state_of
 from smart.runtime.files import hash_file
@@ -106,15 +106,12 @@ def _load_tasks(job: EvaluationJob) -> tuple[LoadedSuite, PreTrainedTokenizerBas
             loaded = load_suite(suite.tasks, suite.shots)
         return loaded, job.model.tokenizer(lambda: _texts(loaded))
     tokenizer = job.model.tokenizer(list)
-    extra = write_tasks(Path(suite.collection), tokenizer, cache / "heldout", job.model.separator)
-    if not data and not suite.tasks:
-        data = cache / "heldout" / "datasets"
-    names = _names(suite, groups_in(extra))
-    with data_from(data), rows_without_copies():
-        return load_suite(names, suite.shots, extra), tokenizer
+    groups = heldout_groups(Path(suite.collection), tokenizer, job.model.separator)
+    with data_from(data):
+        return load_suite(_names(suite, groups), suite.shots, groups), tokenizer
 
 
-def _names(suite: Suite, groups: list[str]) -> list[str]:
+def _names(suite: Suite, groups: Iterable[str]) -> list[str]:
     """What a suite with a collection asks for: groups of the collection that it names, or all of them."""
     return list(suite.tasks) if set(groups) & set(suite.tasks) else [*suite.tasks, *groups]
 

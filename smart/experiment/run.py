@@ -12,8 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from smart.benchmarks.heldout import read_heldout
+from smart.benchmarks.suites import check_tasks
 from smart.config import UserError, nearest
 from smart.config.command_line import literal
+from smart.evaluation.heldout import METRICS as HELDOUT_METRICS
 from smart.evaluation.job import VERSION as EVALUATE
 from smart.experiment.config import ReproduceConfig
 from smart.experiment.dry_run import Basis, describe_plan
@@ -74,7 +76,9 @@ def prepare(config: ReproduceConfig) -> Reproduction:
     grid = config.make_grid(heldout)
     remembered = None if config.plan else config.output_root / "cache" / "content"  # a plan writes nothing
     study = build(grid, compose_stage, config.output_root, VERSIONS, ContentHashes(remembered))
-    check_metrics(config.metrics, [study.config(cell.last)["suite"] for cell in study.cells])
+    suites = [study.config(cell.last)["suite"] for cell in study.cells]
+    check_metrics(config.metrics, suites)
+    check_tasks(sorted({name for suite in suites for name in suite["tasks"]} - set(HELDOUT_METRICS)))
     read_reference(config.reference, grid)  # for its errors: after all runs is late
     return Reproduction(config, study, RunLog(config.output_root / "logs" / f"table-{grid.name}"))
 

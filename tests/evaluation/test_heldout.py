@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -11,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from smart.benchmarks.heldout import heldout_texts
+from smart.benchmarks.heldout import heldout_texts, read_heldout
 from smart.benchmarks.suites import Suite
 from smart.config import UserError
 from smart.evaluation import scoring
 from smart.evaluation.cached_lm import Processes
-from smart.evaluation.heldout import per_token, score_text, write_tasks
+from smart.evaluation.heldout import heldout_groups, per_token, score_text, task_stems
 from smart.evaluation.job import load_tasks
 from smart.model import encode
-from tests.evaluation.examples import WORDS, make_job
+from tests.evaluation.examples import WORDS, make_job, save_model
 
 CPU = torch.device("cpu")
 
@@ -112,17 +113,17 @@ def test_all_metrics_of_all_tasks_are_reported(scored):
     assert part(result, "heldout_text", "rougeL")["items"] == 12
 
 
-def test_lm_evals_own_command_runs_the_files(scored, collection, model, tmp_path):
+def test_lm_evals_own_evaluation_gives_the_same(scored, collection, model):
     import lm_eval
     from lm_eval.tasks import TaskManager
     from transformers import AutoTokenizer
 
-    folder = write_tasks(collection, AutoTokenizer.from_pretrained(model), tmp_path)
+    groups = heldout_groups(collection, AutoTokenizer.from_pretrained(model))
     theirs = lm_eval.simple_evaluate(
         model="hf",
         model_args=f"pretrained={model},dtype=float32",
-        tasks=["heldout_loss", "heldout_text", "heldout_options"],
-        task_manager=TaskManager(include_defaults=False, include_path=str(folder)),
+        tasks=list(groups.values()),
+        task_manager=TaskManager(include_defaults=False),
         batch_size=4,
         device="cpu",
     )
@@ -134,24 +135,9 @@ def test_lm_evals_own_command_runs_the_files(scored, collection, model, tmp_path
         }
 
 
-def lcs(a: list[str], b: list[str]) -> int:
-    table = np.zeros((len(a) + 1, len(b) + 1), int)
-    for i, x in enumerate(a):
-        for j, y in enumerate(b):
-            table[i + 1, j + 1] = table[i, j] + 1 if x == y else max(table[i, j + 1], table[i + 1, j])
-    return int(table[-1, -1])
-
-
-def test_rouge_l_equals_its_definition_and_takes_the_best_reference():
-    answer, references = "the cat sat on a mat", ["a dog", "the cat lay on the mat"]
-    shared = lcs(answer.split(), references[1].split())
-    assert shared == 4
-    scores = score_text({"references": references}, [answer])
-    assert scores["rougeL"] == pytest.approx(2 * (4 / 6) * (4 / 6) / (4 / 6 + 4 / 6))
-    assert scores["exact_match"] == 0
-
-
-def test_case_and_punctuation_do_not_count_in_exact_match():
+def test_the_best_reference_counts():
+    scores = score_text({"references": ["a dog", "The cat lay, on the mat"]}, ["the cat lay on a mat"])
+    assert scores == {"exact_match": 0.0, "rougeL": pytest.approx(5 / 6)}
     assert score_text({"references": ["No", "Yes, it is."]}, [" yes it is\n"])["exact_match"] == 1
 
 
@@ -166,23 +152,175 @@ def test_long_answers_weigh_more_in_the_loss():
     assert per_token([(2.0, 1), (2.0, 3)]) == 1.0
 
 
-def test_files_that_cannot_be_used_are_refused(collection, model, tmp_path):
-    from transformers import AutoTokenizer
+def written(folder, columns):
+    pq.write_table(pa.table(columns), folder / "unseen.parquet")
+    return folder / "unseen.parquet"
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+
+GOOD = {"inputs": ["a", "b"], "targets": ["x", "y"], "task_name": ["t", "t"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": ["a", None]}, "inputs: null in row 2"),
+        ({"targets": [None, "x"], "task_name": ["", None]}, "targets: null in row 1"),
+        ({"targets": [None, "x"], "task_name": ["", None]}, "task_name: null in row 2"),
+        ({"targets": [None, "x"], "task_name": ["", None]}, "task_name: blank in row 1"),
+        ({"targets": [1, 2]}, "targets: must be text, not int64"),
+        ({"task_source": [1, 2]}, "task_source: must be text, not int64"),
+        ({"options": ['["x"]', '["y"]']}, "options: must be a list of texts, not string"),
+        ({"options": [["x", None], ["y"]]}, "options: a null in row 1"),
+        ({"options": [["x", "z"], ["y", ""]]}, "options: a blank text in row 2"),
+        ({"references": [[1], [2]]}, "references: must be a list of texts, not list"),
+        ({"inputs": pa.array([b"\xff", b"b"], pa.binary()).view(pa.string())}, "cannot be read: "),
+        ({name: pa.array([], pa.string()) for name in GOOD}, "has no rows"),
+    ],
+)
+def test_files_that_cannot_be_used_say_why_and_in_which_rows(tmp_path, change, message):
+    with pytest.raises(UserError) as raised:
+        read_heldout(written(tmp_path, {**GOOD, **change}), "suite.collection")
+    assert message in str(raised.value)
+    assert f"suite.collection={tmp_path / 'unseen.parquet'}" in str(raised.value)
+
+
+def test_a_file_that_is_missing_or_lacks_columns_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        write_tasks(tmp_path / "nothing.parquet", tokenizer, tmp_path)
-    pq.write_table(pq.read_table(collection).drop_columns(["task_name"]), tmp_path / "bad.parquet")
+        read_heldout(tmp_path / "nothing.parquet", "suite.collection")
     with pytest.raises(UserError, match="lacks the columns task_name"):
-        write_tasks(tmp_path / "bad.parquet", tokenizer, tmp_path)
+        read_heldout(written(tmp_path, {"inputs": ["a"], "targets": ["b"]}), "suite.collection")
 
 
-def test_rows_without_options_make_no_options_task(collection, model, tmp_path):
+def test_rows_that_are_many_are_counted(tmp_path):
+    columns = {"inputs": ["a"] * 9, "targets": [None] * 9, "task_name": ["t"] * 9}
+    with pytest.raises(UserError, match=r"targets: null in rows 1, 2, 3, 4, 5 and 4 more"):
+        read_heldout(written(tmp_path, columns), "suite.collection")
+
+
+def test_cases_from_outside(shared):
+    found = {}
+    for file in sorted((shared / "cases/evaluation").glob("*.parquet")):
+        try:
+            read_heldout(file, "suite.collection")
+        except UserError as error:
+            found[file.stem] = str(error).partition(": ")[2]
+    assert found == {
+        "null_target": "targets: null in row 1",
+        "str_options": "options: must be a list of texts, not string",
+        "zero_rows": "has no rows",
+    }
+
+
+def test_blank_prompts_and_empty_targets_are_scored_without_a_beginning_of_sequence(tmp_path, benchmarks):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = save_model(tmp_path / "falcon", "falcon")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("")["input_ids"] == []
+    prompts, targets = ["", "  ", "it was"], ["the of", "in", ""]
+    columns = {"inputs": prompts, "targets": targets, "task_name": ["a", "b", "c"]}
+    columns["options"] = [["the of", "to"], ["in", "to"], None]
+    suite = Suite("heldout", (), 0, str(written(tmp_path, columns)))
+    job = make_job(folder, benchmarks, tmp_path, suite=suite)
+    result = scoring.score(job, tmp_path / "scores", Processes(), CPU)
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for name, prompt, target in zip("abc", prompts, targets, strict=True):
+        (tokens,) = encode(tokenizer, [prompt], [target])
+        ids = torch.tensor([tokens.prompt + tokens.response])
+        labels = torch.tensor([[-100] * len(tokens.prompt) + tokens.response])
+        loss = network(input_ids=ids, labels=labels).loss.item()
+        assert result["results"][f"heldout_loss_{name}"]["loss,none"] == pytest.approx(loss, rel=1e-5)
+    assert part(result, "heldout_text", "rougeL")["items"] == 3
+
+
+EVIL = "import pathlib\npathlib.Path({marker!r}).touch()\ndef f(*_): return 'evil'\nscore_text = score_loss = f\n"
+YAML = "task: {name}\ndataset_path: parquet\ndoc_to_text: !function evil.f\ndoc_to_target: !function evil.f\n"
+TEXTS = (
+    "!function evil.f",
+    "{{ 7 * 7 }}",
+    "{{ cycler.__init__.__globals__.os.mkdir('marker') }}{% for x in y %}",
+    "[1, 2]",
+    "[" * 5000 + "]" * 5000,
+    "42",
+    "²",
+    "a\x81\x00b\u2028: - &x *y #z",
+)
+
+
+def test_no_text_of_a_file_and_nothing_in_a_cache_becomes_code(adapter, benchmarks, tmp_path, monkeypatch):
+    """Names, prompts, targets, options and categories that would be YAML tags, templates or Python."""
+    marker = tmp_path / "marker"
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {
+            "inputs": text,
+            "targets": text,
+            "task_name": name,
+            "task_source": text,
+            "references": [text],
+            "options": [text, "{{ other }}"],
+        }
+        for name in ("!function evil.f", "{{ name }}")
+        for text in TEXTS
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), "unseen.parquet")
+    suite = Suite(
+        "heldout", ("mmlu_anatomy", "heldout_text", "heldout_loss", "heldout_options"), 0, "unseen.parquet"
+    )
+    own = tmp_path / "adapter"
+    shutil.copytree(adapter, own)
+    job = make_job(None, benchmarks, tmp_path, adapter=own, suite=suite, limit=2)
+    folders = [
+        tmp_path,
+        own,
+        *(tmp_path / "cache" / name for name in ("heldout", "heldout/datasets", "benchmarks")),
+    ]
+    for folder in folders:
+        for module in ("evil", "heldout_metrics", "smart/evaluation/heldout", "parquet/parquet"):
+            path = folder / f"{module}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(EVIL.format(marker=str(marker)))
+        for name in ("mmlu_anatomy", "heldout_text", "heldout_loss"):
+            (folder / f"{name}.yaml").write_text(YAML.format(name=name))
+    loaded, _ = load_tasks(job)
+    for part in ("heldout_text", "heldout_loss", "heldout_options"):
+        for name in loaded.parts[part]:
+            task = loaded.loaded["tasks"][name]
+            docs = list(task.eval_docs)
+            assert [task.doc_to_text(doc) for doc in docs] == list(TEXTS)
+            assert task.get_config("metadata")["category"] == TEXTS[0]
+            if part == "heldout_text":
+                assert [task.doc_to_target(doc) for doc in docs] == list(TEXTS)
+            if part == "heldout_options":
+                assert [task.doc_to_choice(doc) for doc in docs] == [[text, "{{ other }}"] for text in TEXTS]
+    result = scoring.score(job, tmp_path / "scores", Processes(), CPU)
+    assert part_names(result) >= {"mmlu_anatomy", "heldout_text", "heldout_loss", "heldout_options"}
+    assert not marker.exists()
+
+
+def part_names(result: dict) -> set[str]:
+    return {row["part"] for row in result["scores"]}
+
+
+def test_names_of_tasks_stay_apart():
+    names = ["a b", "a-b", "c", "d" * 300, "d" * 299 + "e", "日本"]
+    stems = task_stems(names)
+    assert len(set(stems.values())) == len(names)
+    assert stems["c"] == "c"
+    assert stems["日本"] == "日本"
+    assert max(map(len, stems.values())) < 120
+    assert task_stems(["a b"]) == {"a b": "a_b"}, "a name that is alone keeps its stem"
+
+
+def test_rows_without_options_make_no_options_task(collection, model):
     from transformers import AutoTokenizer
 
-    folder = write_tasks(collection, AutoTokenizer.from_pretrained(model), tmp_path)
-    kinds = Counter(file.stem.rsplit("_task", 1)[0] for file in folder.glob("heldout_*_task*.yaml"))
-    assert kinds == {"heldout_text": 3, "heldout_loss": 3, "heldout_options": 1}
+    groups = heldout_groups(collection, AutoTokenizer.from_pretrained(model))
+    assert {name: len(group) for name, group in groups.items()} == {
+        "heldout_text": 3,
+        "heldout_loss": 3,
+        "heldout_options": 1,
+    }
 
 
 def test_the_answer_is_the_first_paragraph_that_is_not_empty():

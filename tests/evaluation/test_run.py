@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from smart.benchmarks import suites
 from smart.benchmarks.suites import Suite
 from smart.config import UserError
 from smart.evaluation import scoring
@@ -354,7 +355,9 @@ def test_a_context_without_room_for_prompts_is_refused(model, benchmarks, cache,
         score(make_job(model, benchmarks, cache, max_length=256), tmp_path / "scores")
 
 
-def test_unknown_tasks_name_the_nearest(model, benchmarks, cache, tmp_path):
+def test_unknown_tasks_name_the_nearest(model, benchmarks, cache, tmp_path, monkeypatch):
+    quick = suites.task_manager(TASKS)  # reading all that lm-eval has takes seconds
+    monkeypatch.setattr(suites, "task_manager", lambda names: quick)
     suite = Suite("mini", ("mmlu_anatomi",), shots=0)
     with pytest.raises(UserError, match=r"no task mmlu_anatomi. Did you mean mmlu_anatomy"):
         score(make_job(model, benchmarks, cache, suite=suite), tmp_path / "scores")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -173,7 +174,7 @@ class CachedLM(LM):
         def score(content: list[Pair]) -> list[Any]:
             return self.inner._loglikelihood_tokens(content, disable_tqdm=True)
 
-        return [(value, greedy) for value, greedy in self._answer("loglikelihood", batches, score)]
+        return [(value, greedy) for value, greedy in self._answer("loglikelihood", requests, batches, score)]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         asked = [(self._not_empty(context), options) for context, options in (r.args for r in requests)]
@@ -193,9 +194,8 @@ class CachedLM(LM):
             instances: Any = [SimpleNamespace(args=args) for args in content]
             return self.inner.generate_until(instances, disable_tqdm=True)
 
-        return self._answer(
-            "generate_until", generation_batches(asked, lengths, self.inner.batch_size), generate
-        )
+        batches = generation_batches(asked, lengths, self.inner.batch_size)
+        return self._answer("generate_until", requests, batches, generate)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         batches = [Batch([number], [request.args]) for number, request in enumerate(requests)]
@@ -204,7 +204,7 @@ class CachedLM(LM):
             instances: Any = [SimpleNamespace(args=args) for args in content]
             return self.inner.loglikelihood_rolling(instances, disable_tqdm=True)
 
-        return self._answer("loglikelihood_rolling", batches, roll)
+        return self._answer("loglikelihood_rolling", requests, batches, roll)
 
     def pair(self, context: str, continuation: str) -> Pair:
         """Ids as `TemplateLM.loglikelihood` makes them; a context without any has the prefix token, as an empty one."""
@@ -226,7 +226,11 @@ class CachedLM(LM):
         )
 
     def _answer(
-        self, kind: str, batches: Sequence[Batch], compute: Callable[[list[Any]], list[Any]]
+        self,
+        kind: str,
+        requests: Sequence[Instance],
+        batches: Sequence[Batch],
+        compute: Callable[[list[Any]], list[Any]],
     ) -> list[Any]:
         """Answers in the order of the requests, from the store or from the model."""
         total = sum(len(batch.numbers) for batch in batches)
@@ -241,6 +245,7 @@ class CachedLM(LM):
                 known = self._store.get(key) if self._store else None
                 if known is None:
                     known = compute(batch.content)
+                    check_numbers([requests[number] for number in batch.numbers], known)
                     if self._store:
                         self._store.put(key, known)
                 else:
@@ -260,11 +265,30 @@ class CountingLM(CachedLM):
     """Tokenises and counts, and answers nothing of sense: for a plan, which loads no weights."""
 
     def _answer(
-        self, kind: str, batches: Sequence[Batch], compute: Callable[[list[Any]], list[Any]]
+        self,
+        kind: str,
+        requests: Sequence[Instance],
+        batches: Sequence[Batch],
+        compute: Callable[[list[Any]], list[Any]],
     ) -> list[Any]:
         total = sum(len(batch.numbers) for batch in batches)
         self.tally.requests += total
         return [{"loglikelihood": (0.0, False), "generate_until": ""}.get(kind, 0.0)] * total
+
+
+def check_numbers(requests: Sequence[Instance], answers: Sequence[Any]) -> None:
+    """Refuse likelihoods that are no numbers: lm-eval would score them as if they were.
+
+    Raises:
+        UserError: with the first such task and item.
+    """
+    for request, answer in zip(requests, answers, strict=True):
+        value = answer[0] if isinstance(answer, tuple | list) else answer
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(
+                f"{request.task_name}, item {request.doc_id}: the model's log-likelihood is {value}",
+                "its weights are damaged, or its numbers leave the range of dtype: try dtype=float32",
+            )
 
 
 def likelihood_batches(pairs: Sequence[Pair], size: int) -> list[Batch]:

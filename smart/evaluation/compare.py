@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from smart.config import UserError
-from smart.evaluation.metrics import Metric, Scores
+from smart.evaluation.metrics import Metric, Scores, differing_settings
 from smart.evaluation.statistics import (
     FEWEST_SEEDS,
     LEVEL,
@@ -96,7 +96,7 @@ def compare(spec: Any, output: Path | None, root: Path) -> tuple[Path, str]:
     rows = [row for pair in combinations(read, 2) for row in _compare_pair(read, *pair)]
     adjusted = adjust([row.difference for row in rows])
     rows = [replace(row, adjusted=p) for row, p in zip(rows, adjusted, strict=True)]
-    text = "\n".join(row.sentence(runs) for row in rows)
+    text = "\n".join([*(row.sentence(runs) for row in rows), *differing_settings(read)])
     keys = [scores.key for listed in read.values() for scores in listed]
     key = make_key({"names": list(read)}, keys, VERSION)
     folder = output or root / f"compare-{'-'.join(list(read)[:2])[:60]}-{key[:8]}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from smart.evaluation.scores import (
 )
 from smart.evaluation.statistics import Average
 from smart.runtime.manifest import read_manifest
+from smart.templates import SEPARATOR
+
+SETTINGS = ("dtype", "four_bit", "batch_size", "max_length", "attention", "device")
+"""What scores depend on beside model and tasks, of results.json's `model`."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Scores:
     questions: dict[str, str]
     """Task → hash of its prompts and targets."""
     metrics: tuple[Metric, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How the model was asked, as far as scores depend on it."""
 
     @classmethod
     def read(cls, folder: Path) -> Scores:
@@ -82,9 +89,8 @@ class Scores:
             _metric(row) for row in results["scores"] if _is_mean(row, results["parts"][row["part"]], values)
         ]
         key = (read_manifest(folder) or {}).get("key", "")
-        return cls(
-            folder.resolve().name, key, values, results["parts"], results["task_hashes"], tuple(metrics)
-        )
+        parts, questions, settings = results["parts"], results["task_hashes"], _settings(results)
+        return cls(folder.resolve().name, key, values, parts, questions, tuple(metrics), settings)
 
     @property
     def identity(self) -> str:
@@ -95,6 +101,13 @@ class Scores:
         """The sample: for each task of the metric's part, float (items,); of unseen tasks, one float (tasks,)."""
         each = self._tasks(metric)
         return drawn_tasks(each) if self.draws_tasks(metric) else each
+
+    def same_items(self, other: Scores, metric: Metric) -> bool:
+        """True if both answered the same questions under a metric."""
+        tasks = self.parts.get(metric.part, [])
+        return other.parts.get(metric.part) == tasks and all(
+            self.questions.get(task) == other.questions.get(task) for task in tasks
+        )
 
     def draws_tasks(self, metric: Metric) -> bool:
         return draws_tasks(metric.part, self.parts[metric.part])
@@ -121,6 +134,42 @@ def _is_mean(row: dict[str, Any], tasks: list[str], values: dict[tuple[str, str,
     items = [values.get((task, row["metric"], row["filter"])) for task in tasks]
     means = [scores.mean() for scores in items if scores is not None]
     return len(means) == len(tasks) and bool(np.isclose(np.mean(means), row["macro"]["value"], rtol=1e-6))
+
+
+def differing_settings(named: Mapping[str, Sequence[Scores]]) -> list[str]:
+    """A sentence for each setting in which scores that are compared differ.
+
+    Args:
+        named: name → the scores that go by it.
+    """
+    everyone = [one for listed in named.values() for one in listed]
+    lines = []
+    for setting in everyone[0].settings if everyone else ():
+        if not all(setting in one.settings for one in everyone):
+            continue
+        of: dict[str, list[str]] = {}
+        for name, listed in named.items():
+            for value in dict.fromkeys(_shown(one.settings[setting]) for one in listed):
+                of.setdefault(value, []).append(name)
+        if len(of) > 1:
+            values = "; ".join(f"{value} for {', '.join(names)}" for value, names in of.items())
+            lines.append(f"Not scored alike: {setting} is {values}.")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _settings(results: Mapping[str, Any]) -> dict[str, Any]:
+    model = results.get("model", {})
+    found = {name: model.get(name) for name in SETTINGS}
+    found["separator"] = repr(model.get("separator", SEPARATOR))
+    if found["dtype"] == "float32":  # then batches change rounding alone
+        del found["batch_size"]
+    found |= {name: results.get(name) for name in ("chat_template", "limit")}
+    found["version of the scores"] = results.get("version", "before 3")
+    return found | {f"version of {name}": number for name, number in results.get("packages", {}).items()}
 
 
 def _metric(row: dict[str, Any]) -> Metric:

@@ -194,6 +194,8 @@ def load_lm(
         model = load_adapters(model, tested.adapter)
         check_unchanged(tested.states)
         check_adapter(model, tokenizer, tested.adapter)
+    else:
+        probe_logits(model.eval(), tokenizer)
     lm = wrap(model.eval(), tokenizer, tested)
     if tested.precision.batch_size == "auto":
         lm.batch_size_per_gpu = lm._detect_batch_size()
@@ -221,17 +223,13 @@ def check_adapter(model: Any, tokenizer: PreTrainedTokenizerBase, adapter: Path)
     Raises:
         UserError: if one does not change at all, or is not a number.
     """
-    import torch
-
-    changes: list[float] = []
     model.eval()
-    for probe in PROBES:
-        ids = tokenizer(probe, return_tensors="pt", return_token_type_ids=False).to(model.device)
-        with torch.no_grad():
-            adapted = model(**ids).logits.float()
-            with model.disable_adapter():
-                plain = model(**ids).logits.float()
-        changes.append(float((adapted - plain).abs().max()))
+    with model.disable_adapter():
+        plain = probe_logits(model, tokenizer)
+    adapted = probe_logits(model, tokenizer)
+    changes = [
+        float((one - other).nan_to_num().abs().max()) for one, other in zip(adapted, plain, strict=True)
+    ]
     if not all(change > 0 for change in changes):
         raise UserError(
             f"adapter={adapter}: leaves the model as it is (largest changes of a logit on three prompts:"
@@ -239,6 +237,30 @@ def check_adapter(model: Any, tokenizer: PreTrainedTokenizerBase, adapter: Path)
         )
     log.info("The adapter changes logits by up to %s.", ", ".join(f"{change:.2g}" for change in changes))
     return changes
+
+
+def probe_logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[torch.Tensor]:
+    """The model's logits on each of the probes: float (1, tokens, vocabulary).
+
+    Raises:
+        UserError: if one is not a number: scores would be those of no model.
+    """
+    import torch
+
+    found = []
+    for probe in PROBES:
+        ids = tokenizer(probe, return_tensors="pt", return_token_type_ids=False).to(model.device)
+        with torch.no_grad():
+            logits = model(**ids).logits.float()
+        if (
+            torch.isnan(logits).any() or torch.isposinf(logits).any()
+        ):  # -inf: a token that the model never says
+            raise UserError(
+                f"the model's logits on {probe!r} are not all numbers",
+                "its weights are damaged, or leave the range of dtype: try dtype=float32",
+            )
+        found.append(logits)
+    return found
 
 
 def settings(lm: HFLM, tested: ModelUnderTest) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def score(job: EvaluationJob, folder: Path, processes: Processes, device: torch.
         "task_hashes": task_hashes(samples),
         "model": used,
         "chat_template": job.config.chat_template,
+        "limit": job.limit,
+        "version": VERSION,
         "requests": asdict(lm.tally),
         "seeds": SEEDS,
         "packages": versions(*PACKAGES),

@@ -80,10 +80,16 @@ class Grid:
         return [dict(zip(self.axes, values, strict=True)) for values in product(*self.axes.values())]
 
     def block(self, row: Values) -> tuple[str, ...]:
-        """Rows of one block compete: they differ only in what the baseline names. Without one, all do."""
-        return (
-            tuple(spell(row[key]) for key in self.axes if key not in self.baseline) if self.baseline else ()
-        )
+        """Rows of one block compete: they differ only in what the baseline names.
+
+        Without a baseline, all compete that are scored alike.
+        """
+        apart = [key for key in self.axes if self.baseline or key.startswith("evaluate.")]
+        return tuple(spell(row[key]) for key in apart if key not in self.baseline)
+
+    def scored_by(self, row: Values) -> tuple[str, ...]:
+        """Rows with the same are asked the same questions in the same way."""
+        return tuple(spell(row[key]) for key in self.axes if key.startswith("evaluate."))
 
     def contender(self, row: Values) -> str:
         """What a row stands for, apart from how much it is given: its name in figures, where it has one colour."""

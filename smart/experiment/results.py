@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from smart.config import deciding
-from smart.evaluation.metrics import Scores, distinct
+from smart.evaluation.metrics import Metric, Scores, differing_settings, distinct
 from smart.evaluation.scores import keep_numbers
 from smart.experiment.config import ReproduceConfig
 from smart.experiment.dry_run import spent
-from smart.experiment.grid import Grid, heading
-from smart.experiment.reference import read_reference
+from smart.experiment.grid import Grid, heading, shown
+from smart.experiment.reference import Published, read_reference
 from smart.experiment.render import Table, as_csv, latex, markdown
 from smart.experiment.report import TaskMap, report
 from smart.experiment.run_graph import Cell, Study
-from smart.experiment.scores import count, read_all, shared_metrics
+from smart.experiment.scores import count, read_all, table_metrics
 from smart.experiment.status import RunLog, Status, cell_status, is_done, manifest_of
 from smart.experiment.table import Material, make_rows
 from smart.experiment.table_figures import draw_figures
@@ -37,13 +37,20 @@ def read_table(study: Study, run_log: RunLog, config: ReproduceConfig) -> Table:
     grid = study.grid
     published = read_reference(config.reference, grid)
     scores = read_all({cell.last.id: cell.last.folder for cell in study.cells if is_done(cell.last)})
-    metrics = shared_metrics(list(scores.values()), config.metrics)
+    alike: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in study.cells:
+        if cell.last.id in scores:
+            alike.setdefault(grid.scored_by(cell.values), []).append(cell)
+    groups = [[scores[cell.last.id] for cell in cells] for cells in alike.values()]
+    metrics = table_metrics(groups, config.metrics)
     rows: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in study.cells:
         rows.setdefault((cell.seed is None, repr(cell.values)), []).append(cell)
     materials = [_material(cells, run_log, scores) for cells in rows.values()]
-    title, notes = config.title or grid.name, _notes(study) + _shared_seeds(materials)
-    return Table(title, grid, metrics, make_rows(grid, materials, metrics), notes, published, spent(study))
+    notes = [*_notes(study), *_shared_seeds(materials), *_scored_apart(alike.values(), scores)]
+    notes += _without_column(published, metrics)
+    title, scored = config.title or grid.name, make_rows(grid, materials, metrics)
+    return Table(title, grid, metrics, scored, notes, published, spent(study))
 
 
 def _shared_seeds(materials: Sequence[Material]) -> list[str]:
@@ -80,6 +87,25 @@ def _notes(study: Study) -> list[str]:
         "The seed varies training; where rows or tasks are drawn at random, it varies selection too; elsewhere"
         " selection is deterministic."
     ]
+
+
+def _scored_apart(alike: Iterable[Sequence[Cell]], scores: Mapping[str, Scores]) -> list[str]:
+    """Settings of the scores that differ where the grid does not vary them."""
+    lines = []
+    for cells in alike:
+        named: dict[str, list[Scores]] = {}
+        for cell in cells:
+            values = [f"{heading(key)}={shown(key, value)}" for key, value in cell.values.items()]
+            name = ", ".join([*values, *(["untuned"] if cell.seed is None else [])]) or "the row"
+            named.setdefault(name, []).append(scores[cell.last.id])
+        lines += differing_settings(named)
+    return list(dict.fromkeys(lines))
+
+
+def _without_column(published: Sequence[Published], metrics: Sequence[Metric]) -> list[str]:
+    """Published values of metrics that the scores, once they are there, turn out not to have."""
+    left = sorted({one.metric for one in published} - {metric.name for metric in metrics}) if metrics else []
+    return [f"Published values of {', '.join(left)} have no column here."] if left else []
 
 
 def table_config(config: ReproduceConfig, grid: Grid) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from smart.experiment.reference import read_reference
 from smart.experiment.render import DIFFERENCES, Table, differences, markdown
 from smart.experiment.results import read_table, write_results
 from smart.experiment.run_graph import StageRun, Study, build
-from smart.experiment.scores import check_metrics
+from smart.experiment.scores import check_metrics, known_parts
 from smart.experiment.stage_configs import compose_stage
 from smart.experiment.status import RunLog, Status, cell_status
 from smart.runtime.content import ContentHashes
@@ -79,7 +79,7 @@ def prepare(config: ReproduceConfig) -> Reproduction:
     suites = [study.config(cell.last)["suite"] for cell in study.cells]
     check_metrics(config.metrics, suites)
     check_tasks(sorted({name for suite in suites for name in suite["tasks"]} - set(HELDOUT_METRICS)))
-    read_reference(config.reference, grid)  # for its errors: after all runs is late
+    read_reference(config.reference, grid, known_parts(suites))  # for its errors: after all runs is late
     return Reproduction(config, study, RunLog(config.output_root / "logs" / f"table-{grid.name}"))
 
 

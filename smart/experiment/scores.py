@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,23 @@ from smart.evaluation.heldout import METRICS as HELDOUT_METRICS
 from smart.evaluation.metrics import Metric, Scores
 
 
+def known_parts(suites: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...] | None]:
+    """Part of the suites → its metrics; None where they are lm-eval's own, which are known afterwards."""
+    parts: dict[str, tuple[str, ...] | None] = {}
+    for suite in suites:
+        names = suite["tasks"]
+        unseen = not names or (suite.get("collection") and not set(names) & set(HELDOUT_METRICS))
+        parts |= {name: HELDOUT_METRICS.get(name) for name in [*names, *(HELDOUT_METRICS if unseen else ())]}
+    return parts
+
+
 def check_metrics(wanted: Sequence[str] | None, suites: Sequence[Mapping[str, Any]]) -> None:
-    """What can be told of `metrics` before anything is scored: the names of lm-eval's own are known afterwards.
+    """What can be told of `metrics` before anything is scored.
 
     Raises:
         ConfigError: with each that no suite has.
     """
-    parts: dict[str, tuple[str, ...] | None] = {}
-    for suite in suites:
-        for name in suite["tasks"] or HELDOUT_METRICS:
-            parts[name] = HELDOUT_METRICS.get(name)
+    parts = known_parts(suites)
     problems = Problems()
     for name in wanted or ():
         part, _, metric = name.partition("/")
@@ -31,8 +39,22 @@ def check_metrics(wanted: Sequence[str] | None, suites: Sequence[Mapping[str, An
     problems.raise_if_any()
 
 
+def table_metrics(groups: Iterable[Sequence[Scores]], wanted: Sequence[str] | None) -> list[Metric]:
+    """The columns of a table: the metrics of each group of cells that are scored alike.
+
+    Raises:
+        UserError: where `wanted` names one that none has, or cells of a group answered other questions.
+    """
+    found: dict[Metric, Metric] = {}
+    for metric in [metric for group in groups for metric in shared_metrics(group, None)]:
+        known = found.setdefault(metric, metric)
+        if known.chance != metric.chance:  # other questions of the same name
+            found[metric] = replace(metric, chance=None)
+    return _wanted(list(found.values()), wanted)
+
+
 def shared_metrics(everyone: Sequence[Scores], wanted: Sequence[str] | None) -> list[Metric]:
-    """The metrics that all folders have.
+    """The metrics that all folders have, which were scored alike.
 
     Raises:
         UserError: where `wanted` names one that is not there, or the folders hold answers to other questions.
@@ -46,8 +68,11 @@ def shared_metrics(everyone: Sequence[Scores], wanted: Sequence[str] | None) -> 
                 "the cells of this table did not answer the same questions: a data file changed between their"
                 " evaluations; remove the older folders under scores, and run the same command"
             )
-    metrics = [m for m in everyone[0].metrics if all(m in other.metrics for other in everyone)]
-    if wanted is None:
+    return _wanted([m for m in everyone[0].metrics if all(m in other.metrics for other in everyone)], wanted)
+
+
+def _wanted(metrics: list[Metric], wanted: Sequence[str] | None) -> list[Metric]:
+    if wanted is None or not metrics:
         return metrics
     known = [metric.name for metric in metrics]
     if unknown := [name for name in wanted if name not in known]:

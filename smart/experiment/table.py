@@ -103,7 +103,7 @@ def make_rows(grid: Grid, materials: Sequence[Material], metrics: Sequence[Metri
 
 
 def _entry(scores: Sequence[Scores], metric: Metric) -> Entry | None:
-    if not scores:
+    if not scores or any(metric not in one.metrics for one in scores):
         return None
     items = [one.items(metric) for one in scores]
     runs = tuple(mean_score(one, metric.average) for one in items)
@@ -153,7 +153,9 @@ class _Differ:
 
     def _difference(self, first: int, second: int, metric: int) -> Difference | None:
         column, scores = self._metrics[metric], [self._scores[row] for row in (first, second)]
-        if not all(scores):
+        everyone = [one for side in scores for one in side]
+        alike = all(column in one.metrics and one.same_items(everyone[0], column) for one in everyone)
+        if not all(scores) or not alike:
             return None
         bounded = all(one.bounded(column) for side in scores for one in side)
         sides = [[one.items(column) for one in side] for side in scores]

@@ -23,6 +23,7 @@ from lm_eval.models.utils import Collator, normalize_gen_kwargs
 
 from smart.config import UserError
 from smart.runtime.files import hash_bytes
+from smart.runtime.processes import Processes
 from smart.runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -98,24 +99,6 @@ def _blank(file: Path, places: Sequence[tuple[int, int]]) -> None:
         for start, length in places:
             open_file.seek(start)
             open_file.write(b" " * length)
-
-
-@dataclass(frozen=True)
-class Processes:
-    """The processes that share a run's batches."""
-
-    rank: int = 0
-    size: int = 1
-
-    def gather(self, mine: dict[int, list[Any]]) -> dict[int, list[Any]]:
-        """The answers of all processes, on each of them."""
-        if self.size == 1:
-            return mine
-        import torch.distributed
-
-        parts: list[dict[int, list[Any]]] = [{} for _ in range(self.size)]
-        torch.distributed.all_gather_object(parts, mine)
-        return {number: answers for part in parts for number, answers in part.items()}
 
 
 @dataclass
@@ -234,12 +217,27 @@ class CachedLM(LM):
     ) -> list[Any]:
         """Answers in the order of the requests, from the store or from the model."""
         total = sum(len(batch.numbers) for batch in batches)
+        parts = self._processes.share(lambda: self._my_share(kind, requests, batches, compute, total))
+        self.tally.requests += total
+        answers: list[Any] = [None] * total
+        for place, found in (item for part in parts for item in part.items()):
+            for number, answer in zip(batches[place].numbers, found, strict=True):
+                answers[number] = answer
+        return answers
+
+    def _my_share(
+        self,
+        kind: str,
+        requests: Sequence[Instance],
+        batches: Sequence[Batch],
+        compute: Callable[[list[Any]], list[Any]],
+        total: int,
+    ) -> dict[int, list[Any]]:
+        """Place of each batch that falls to this process → its answers."""
+        rank, size = self._processes.rank, self._processes.size
         mine: dict[int, list[Any]] = {}
-        share = range(self._processes.rank, len(batches), self._processes.size)
-        with progress(
-            total=total, desc=f"Answering {kind}", unit=" requests", disable=self._processes.rank > 0
-        ) as bar:
-            for place in share:
+        with progress(total=total, desc=f"Answering {kind}", unit=" requests", disable=rank > 0) as bar:
+            for place in range(rank, len(batches), size):
                 batch = batches[place]
                 key = hash_bytes([kind.encode(), json.dumps(batch.content).encode()])
                 known = self._store.get(key) if self._store else None
@@ -251,14 +249,8 @@ class CachedLM(LM):
                 else:
                     self.tally.from_store += len(known)
                 mine[place] = known
-                bar.update(len(known) * self._processes.size)
-        found = self._processes.gather(mine)
-        self.tally.requests += total
-        answers: list[Any] = [None] * total
-        for place, batch in enumerate(batches):
-            for number, answer in zip(batch.numbers, found[place], strict=True):
-                answers[number] = answer
-        return answers
+                bar.update(len(known) * size)
+        return mine
 
 
 class CountingLM(CachedLM):

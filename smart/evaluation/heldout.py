@@ -10,6 +10,7 @@ file is read as YAML or as a template, and nothing in a cache can become code.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ from smart.templates import SEPARATOR
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 LONGEST_ANSWER = 256
 """Tokens; the longest reference of a task decides, up to so many."""
@@ -61,12 +64,20 @@ def heldout_groups(
         for name, metrics in METRICS.items()
     }
     names = np.array(table["task_name"].to_pylist(), object)
+    without = 0
     for name, stem in task_stems(sorted(set(names))).items():
         rows = _documents(table.filter(pa.array(names == name)), tokenizer, separator)
+        without += sum(bool(row["options"]) and row["label"] is None for row in rows)
         for group in groups.values():
             wanted = [row for row in rows if group.name != "heldout_options" or row["label"] is not None]
             if wanted:
                 group.add(ConfigurableTask(config=_task(group.name, f"{group.name}_{stem}", wanted)))
+    if without:
+        log.warning(
+            "%s: rows whose target is none of their options: %d; heldout_options leaves them out.",
+            file,
+            without,
+        )
     return {name: group for name, group in groups.items() if len(group)}
 
 

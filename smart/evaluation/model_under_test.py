@@ -196,11 +196,7 @@ def load_lm(
         check_adapter(model, tokenizer, tested.adapter)
     else:
         probe_logits(model.eval(), tokenizer)
-    lm = wrap(model.eval(), tokenizer, tested)
-    if tested.precision.batch_size == "auto":
-        lm.batch_size_per_gpu = lm._detect_batch_size()
-        log.info("batch_size=auto: %d prompts fit at once.", lm.batch_size_per_gpu)
-    return lm
+    return wrap(model.eval(), tokenizer, tested)
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tested: ModelUnderTest) -> HFLM:

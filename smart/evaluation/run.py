@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,11 @@ from smart.model.base import fetch as fetch_model
 from smart.runtime import processes
 from smart.runtime.locks import owned
 from smart.runtime.manifest import Artifact, is_made
+from smart.runtime.processes import Processes
 from smart.runtime.tracking import TrackedRun, is_unlogged, track
 
 if TYPE_CHECKING:
     import torch
-
-    from smart.evaluation.cached_lm import Processes
 
 
 @dataclass(frozen=True)
@@ -42,18 +40,18 @@ def evaluate(config: EvaluateConfig) -> EvaluationScores:
     Raises:
         UserError: for tasks, data, a model or an adapter that cannot be used.
     """
-    rank = processes.rank()
-    job = _prepare(config)
+    job, sharing = _prepare(config), Processes.joined()
     name = f"{job.model.name}-{job.suite.name}-{job.key[:8]}"
     folder = config.output or config.output_root / "scores" / name
-    with owned(folder) if rank == 0 else contextlib.nullcontext():
-        if is_made(folder, job.key, "scores", config.overwrite):
-            wandb = config.output_root / "wandb"
+    with owned(folder) if sharing.rank == 0 else contextlib.nullcontext():
+        # One looks, under the lock: what the others saw might be another command's work of a moment before or after.
+        if sharing.of_main(lambda: is_made(folder, job.key, "scores", config.overwrite)):
+            wandb, rank = config.output_root / "wandb", sharing.rank
             if rank == 0 and is_unlogged(config.tracker, job_type="evaluate", folder=wandb, key=job.key):
                 with _tracked(job, folder, rank) as tracked, tracked.only_warns():
                     _log_scores(tracked, job, folder, read_scores(folder)[1])
             return EvaluationScores(folder)
-        return EvaluationScores(folder, _score_and_track(job, folder))
+        return EvaluationScores(folder, _score_and_track(job, folder, sharing))
 
 
 def plan(config: EvaluateConfig) -> str:
@@ -73,10 +71,9 @@ def _prepare(config: EvaluateConfig) -> EvaluationJob:
     return prepare(config)
 
 
-def _score_and_track(job: EvaluationJob, folder: Path) -> str:
+def _score_and_track(job: EvaluationJob, folder: Path, sharing: Processes) -> str:
     """Score, and log to Weights & Biases; returns the table of scores as text."""
-    config = job.config
-    sharing, device = _processes()
+    config, device = job.config, _device(sharing)
     check_device(job, device)
     if config.threads:
         import torch
@@ -126,16 +123,12 @@ def _metric(row: dict[str, Any]) -> str:
     return f"eval/{row['part']}/{name.replace('-', '_')}"
 
 
-def _processes() -> tuple[Processes, torch.device]:
-    """The processes that torchrun or accelerate started, and what this one computes on."""
+def _device(sharing: Processes) -> torch.device:
+    """What this process computes on."""
     import torch
 
-    from smart.evaluation.cached_lm import Processes
-
-    gpu = torch.cuda.is_available()
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return Processes(), torch.device("cuda" if gpu else "cpu")
+    if sharing.size == 1:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     from accelerate import PartialState
 
-    state = PartialState(cpu=not gpu)
-    return Processes(state.process_index, state.num_processes), state.device
+    return PartialState().device

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from lm_eval.api.model import LM
 
-    from smart.evaluation.cached_lm import Processes
+    from smart.runtime.processes import Processes
 
 THEIRS = ("results", "groups", "versions", "n-shot", "n-samples", "configs")
 """What is kept of lm-eval's own results."""
@@ -47,6 +47,9 @@ def score(job: EvaluationJob, folder: Path, processes: Processes, device: torch.
     suite, tokenizer = load_tasks(job)
     check_room(suite, job.model.precision.max_length)
     inner = load_lm(job.model, tokenizer, job.config.cache / "models", device)
+    if job.model.precision.batch_size == "auto":  # all processes have to make the same batches
+        inner.batch_size_per_gpu = min(processes.share(inner._detect_batch_size))
+        log.info("batch_size=auto: %d prompts fit at once.", inner.batch_size_per_gpu)
     used = settings(inner, job.model)
     answers = job.config.cache / "answers" / make_key({**used, "versions": versions(*PACKAGES)}, [], VERSION)
     lm = CachedLM(inner, AnswerStore(answers, f"{job.key[:8]}-{processes.rank}"), processes)

@@ -195,3 +195,27 @@ def test_unseen_tasks_are_compared_by_their_loss_per_token_and_drawn_where_they_
     ]
     assert [float(row["first_score"]), float(row["second_score"])] == pytest.approx(per_token)
     assert row["test"] == "paired t"
+
+
+def add(folder: str, **content: object) -> None:
+    """More content of results.json."""
+    file = Path(folder) / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | content))
+    write_manifest(Path(folder), {"kind": "scores", "key": Path(folder).name})
+
+
+def test_settings_in_which_scores_differ_are_named_beside_the_result(tmp_path):
+    a, b = write(tmp_path / "a", answers(0, 0.8)), write(tmp_path / "b", answers(1, 0.5))
+    exact = {"dtype": "float32", "batch_size": 8, "max_length": 1024, "four_bit": False}
+    add(a, model=exact, limit=None, version=3, packages={"torch": "2.12"})
+    add(b, model=exact | {"max_length": 300, "batch_size": 4}, version=3, packages={"torch": "2.13"})
+    folder, text = compare([a, b], tmp_path / "out", tmp_path)
+    assert text.splitlines()[1:] == [
+        "Not scored alike: max_length is 1024 for a; 300 for b.",
+        "Not scored alike: version of torch is 2.12 for a; 2.13 for b.",
+    ], "in float32, the batch size changes nothing but rounding"
+    assert "- Not scored alike: max_length" in (folder / "README.md").read_text()
+    add(b, model=exact | {"dtype": "bfloat16"}, chat_template=True)
+    _, text = compare([a, b], tmp_path / "other", tmp_path)
+    told = {line.partition(" is ")[0].rpartition(": ")[2] for line in text.splitlines()[1:]}
+    assert told == {"dtype", "chat_template", "version of torch"}

@@ -16,10 +16,10 @@ from smart.benchmarks.heldout import heldout_texts, read_heldout
 from smart.benchmarks.suites import Suite
 from smart.config import UserError
 from smart.evaluation import scoring
-from smart.evaluation.cached_lm import Processes
 from smart.evaluation.heldout import heldout_groups, per_token, score_text, task_stems
 from smart.evaluation.job import load_tasks
 from smart.model import encode
+from smart.runtime.processes import Processes
 from tests.evaluation.examples import WORDS, make_job, save_model
 
 CPU = torch.device("cpu")
@@ -233,6 +233,16 @@ def test_blank_prompts_and_empty_targets_are_scored_without_a_beginning_of_seque
     assert part(result, "heldout_text", "rougeL")["items"] == 3
 
 
+def test_rows_whose_target_is_no_option_are_counted(tmp_path, model, caplog):
+    from transformers import AutoTokenizer
+
+    columns = {**GOOD, "options": [["x", "z"], ["z", "w"]]}
+    groups = heldout_groups(written(tmp_path, columns), AutoTokenizer.from_pretrained(model))
+    (task,) = groups["heldout_options"].get_all_tasks()
+    assert len(task.eval_docs) == 1
+    assert "rows whose target is none of their options: 1" in caplog.text
+
+
 EVIL = "import pathlib\npathlib.Path({marker!r}).touch()\ndef f(*_): return 'evil'\nscore_text = score_loss = f\n"
 YAML = "task: {name}\ndataset_path: parquet\ndoc_to_text: !function evil.f\ndoc_to_target: !function evil.f\n"
 TEXTS = (
@@ -240,7 +250,7 @@ TEXTS = (
     "{{ 7 * 7 }}",
     "{{ cycler.__init__.__globals__.os.mkdir('marker') }}{% for x in y %}",
     "[1, 2]",
-    "[" * 5000 + "]" * 5000,
+    "[" * 200 + "]" * 200,
     "42",
     "²",
     "a\x81\x00b\u2028: - &x *y #z",

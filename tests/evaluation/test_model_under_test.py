@@ -12,7 +12,7 @@ from smart.config import ConfigError, UserError
 from smart.evaluation.cached_lm import CachedLM
 from smart.evaluation.config import EvaluateConfig
 from smart.evaluation.job import prepare
-from smart.evaluation.model_under_test import Precision, check_adapter, find_model, load_lm
+from smart.evaluation.model_under_test import Precision, check_adapter, find_model, load_lm, probe_logits
 from smart.model import ModelOptions, encode
 from smart.model.options import known_packages
 from smart.runtime.manifest import write_manifest
@@ -38,6 +38,15 @@ def test_a_zero_adapter_is_refused(model, tmp_path):
     zero = save_adapter(tmp_path / "zero", model, std=0)
     with pytest.raises(UserError, match="leaves the model as it is"):
         load(find_model(None, zero, FLOAT), tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_refused(model, adapter, tmp_path):
+    lm = load(find_model(ModelOptions(str(model)), None, FLOAT), tmp_path)
+    assert len(probe_logits(lm.model, lm.tokenizer)) == 3
+    with torch.no_grad():
+        lm.model.lm_head.weight[5, 0] = float("nan")
+    with pytest.raises(UserError, match="logits on 'The capital of France is' are not all numbers"):
+        probe_logits(lm.model, lm.tokenizer)
 
 
 def test_an_adapter_of_another_base_is_refused(adapter, tmp_path):

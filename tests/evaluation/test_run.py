@@ -17,10 +17,11 @@ from smart.benchmarks import suites
 from smart.benchmarks.suites import Suite
 from smart.config import UserError
 from smart.evaluation import scoring
-from smart.evaluation.cached_lm import AnswerStore, Processes
+from smart.evaluation.cached_lm import AnswerStore
 from smart.evaluation.dry_run import describe_plan
 from smart.evaluation.job import EvaluationJob
 from smart.model import ModelOptions, find_base, load_tokenizer, weights_source
+from smart.runtime.processes import Processes
 from tests.commands import ROOT, python
 from tests.evaluation.examples import TASKS, make_job, move, save_adapter
 
@@ -182,6 +183,30 @@ def test_an_interrupted_run_repeats_only_the_batch_in_flight(model, benchmarks, 
     assert samples(tmp_path / "resumed") == samples(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_likelihoods_that_are_no_numbers_stop_with_task_and_item(
+    model, benchmarks, cache, tmp_path, monkeypatch, value
+):
+    from lm_eval.models.huggingface import HFLM
+
+    plain, calls = HFLM._loglikelihood_tokens, []
+
+    def broken(self, requests, **kwargs):
+        answers = plain(self, requests, **kwargs)
+        calls.append(len(requests))
+        return [*answers[:-1], (value, False)] if len(calls) == 2 else answers
+
+    monkeypatch.setattr(HFLM, "_loglikelihood_tokens", broken)
+    job = move(make_job(model, benchmarks, cache), tmp_path)
+    with pytest.raises(
+        UserError, match=rf"mmlu_\w+, item \d: the model's log-likelihood is {value}; .*float32"
+    ):
+        score(job, tmp_path / "scores")
+    (file,) = (tmp_path / "cache/answers").rglob("*.jsonl")
+    assert file.read_text().count("\n") == 1, "only the batch before is kept"
+    assert not (tmp_path / "scores").exists()
+
+
 def test_no_model_takes_another_ones_answers(model, adapter, benchmarks, cache, tmp_path, monkeypatch):
     other = save_adapter(tmp_path / "other", model, seed=2)
     jobs = [
@@ -300,40 +325,57 @@ def test_a_torn_line_does_not_take_the_next_one_with_it(tmp_path):
     assert (store.get("key"), store.get("other")) == ([1.0], [2.0])
 
 
-def test_two_processes_give_the_scores_of_one(adapter, benchmarks, cache, tmp_path):
-    code = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-import dataclasses, pathlib
-from accelerate import PartialState
-from smart.evaluation import scoring
-from smart.evaluation.cached_lm import Processes
-from tests.commands import ROOT, python
+TWO = """
+import json, pathlib, sys
+sys.path.insert(0, {root!r})
+import torch
+from lm_eval.models.huggingface import HFLM
+from smart.config import UserError
+from smart.evaluation import run, scoring
+from smart.runtime.processes import Processes
 from tests.evaluation.examples import make_job, move
-P = pathlib.Path
-state = PartialState(cpu=True)
-places = [P(name) for name in {[str(benchmarks), str(cache), str(adapter)]!r}]
-job = make_job(None, *places[:2], adapter=places[2])
-job = move(job, P({str(tmp_path)!r}))
-scoring.score(job, P({str(tmp_path / "two")!r}), Processes(state.process_index, state.num_processes), state.device)
+
+benchmarks, cache, adapter, here = map(pathlib.Path, {places!r})
+sharing = Processes.joined()
+fits = [4, 2][sharing.rank]
+HFLM._detect_batch_size = lambda lm: fits
+for size in (4, "auto"):
+    job = move(make_job(None, benchmarks, cache, adapter=adapter, batch_size=size), here / str(size))
+    scoring.score(job, here / f"two-{{size}}", sharing, torch.device("cpu"))
+run.is_made = lambda *_: sharing.rank == 0  # the other process looked before a third command was finished
+found = run.evaluate(job.config)
+assert found.summary == ""
+(here / f"found-{{sharing.rank}}").write_text(str(found.path))
+def refuse(*_):
+    raise UserError("something else lies there")
+run.is_made = refuse if sharing.rank == 0 else None
+try:
+    run.evaluate(job.config)
+except UserError as error:
+    (here / f"refused-{{sharing.rank}}").write_text(str(error))
 """
-    (tmp_path / "job.py").write_text(code)
-    command = [
-        python(),
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        tmp_path / "job.py",
-    ]
+
+
+def test_two_processes_agree_and_give_the_scores_of_one(adapter, benchmarks, cache, tmp_path):
+    """On batches, also where one of them has room for more; and on whether there is anything to do."""
+    places = [str(place) for place in (benchmarks, cache, adapter, tmp_path)]
+    (tmp_path / "job.py").write_text(TWO.format(root=str(ROOT), places=places))
+    launcher = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [*launcher, tmp_path / "job.py"], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    job = make_job(None, benchmarks, cache, adapter=adapter)
-    score(move(job, tmp_path / "other"), tmp_path / "one")
-    assert samples(tmp_path / "two") == samples(tmp_path / "one")
-    shares = [len(file.read_text().split("\n")) - 1 for file in (tmp_path / "cache/answers").rglob("*.jsonl")]
-    assert sorted(shares) == [2, 3]
+    for size, used, shares in ((4, 4, [2, 3]), ("auto", 2, [4, 5])):
+        job = make_job(None, benchmarks, cache, adapter=adapter, batch_size=used)
+        score(move(job, tmp_path / "other"), tmp_path / f"one-{size}")
+        assert samples(tmp_path / f"two-{size}") == samples(tmp_path / f"one-{size}")
+        files = (tmp_path / f"{size}/cache/answers").rglob("*.jsonl")
+        assert sorted(file.read_text().count("\n") for file in files) == shares
+    assert (tmp_path / "found-0").read_text() == (tmp_path / "found-1").read_text()
+    assert [(tmp_path / f"refused-{rank}").read_text() for rank in (0, 1)] == [
+        "something else lies there"
+    ] * 2
 
 
 def test_a_plan_counts_without_weights(model, benchmarks, cache, monkeypatch):

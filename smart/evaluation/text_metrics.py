@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from unicodedata import category, normalize
 
 if TYPE_CHECKING:
-    from nltk.stem.porter import PorterStemmer
     from rouge_score.rouge_scorer import RougeScorer
 
 _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -68,26 +67,23 @@ def rouge_l(answer: str, reference: str) -> float:
 
 
 class _Words:
-    """Splits a text into words, as rouge_score's own tokenizer does with ASCII alone."""
+    """Splits a text into words; those of ASCII as rouge_score does, which knows no others."""
 
-    def __init__(self, stemmer: PorterStemmer) -> None:
-        self._stemmer = stemmer
+    def __init__(self) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer
+
+        self._ascii = DefaultTokenizer(use_stemmer=True)
 
     def tokenize(self, text: str) -> list[str]:
-        from rouge_score.tokenize import tokenize
-
         text = normalize("NFC", text).lower()
         text = "".join(c if category(c)[0] in "LMN" else " " for c in text)
         words = _UNSPACED.sub(r" \g<0> ", text).split()
-        return [
-            part for word in words for part in (tokenize(word, self._stemmer) if word.isascii() else [word])
-        ]
+        return [part for word in words for part in (self._ascii.tokenize(word) if word.isascii() else [word])]
 
 
 @cache
 def _scorer() -> RougeScorer:
-    from nltk.stem.porter import PorterStemmer
     from rouge_score.rouge_scorer import RougeScorer
 
     logging.getLogger("absl").setLevel(logging.WARNING)  # it says which tokenizer it takes
-    return RougeScorer(["rougeL"], tokenizer=_Words(PorterStemmer()))
+    return RougeScorer(["rougeL"], tokenizer=_Words())

@@ -163,18 +163,21 @@ GOOD = {"inputs": ["a", "b"], "targets": ["x", "y"], "task_name": ["t", "t"]}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"inputs": ["a", None]}, "inputs: null in row 2"),
-        ({"targets": [None, "x"], "task_name": ["", None]}, "targets: null in row 1"),
-        ({"targets": [None, "x"], "task_name": ["", None]}, "task_name: null in row 2"),
-        ({"targets": [None, "x"], "task_name": ["", None]}, "task_name: blank in row 1"),
-        ({"targets": [1, 2]}, "targets: must be text, not int64"),
-        ({"task_source": [1, 2]}, "task_source: must be text, not int64"),
-        ({"options": ['["x"]', '["y"]']}, "options: must be a list of texts, not string"),
-        ({"options": [["x", None], ["y"]]}, "options: a null in row 1"),
-        ({"options": [["x", "z"], ["y", ""]]}, "options: a blank text in row 2"),
-        ({"references": [[1], [2]]}, "references: must be a list of texts, not list"),
-        ({"inputs": pa.array([b"\xff", b"b"], pa.binary()).view(pa.string())}, "cannot be read: "),
-        ({name: pa.array([], pa.string()) for name in GOOD}, "has no rows"),
+        ({"inputs": ["a", None]}, "inputs: null in 1 row: 1"),
+        ({"targets": [None, "x"], "task_name": ["t", None]}, "targets: null in 1 row: 0"),
+        ({"targets": [None, "x"], "task_name": ["t", None]}, "task_name: null in 1 row: 1"),
+        ({"task_name": ["t", " "]}, "task_name: blank in 1 row: 1"),
+        ({"targets": [1, 2]}, "targets: int64 instead of text in 2 rows: 0 (1)"),
+        ({"task_source": [1, 2]}, "task_source: int64 instead of text in 2 rows"),
+        ({"options": ['["x"]', '["y"]']}, "options: string instead of a list of texts in 2 rows"),
+        ({"options": [["x", None], ["y"]]}, "options: holds a null in 1 row: 0"),
+        ({"options": [["x", "z"], ["y", ""]]}, "options: holds a blank text in 1 row: 1"),
+        ({"references": [["x"], [None]]}, "references: holds a null in 1 row: 1"),
+        (
+            {"inputs": pa.array([b"\xff", b"b"], pa.binary()).view(pa.string())},
+            "inputs: invalid UTF-8 in 1 row: 0",
+        ),
+        ({name: pa.array([], pa.string()) for name in GOOD}, "holds no rows"),
     ],
 )
 def test_files_that_cannot_be_used_say_why_and_in_which_rows(tmp_path, change, message):
@@ -191,24 +194,16 @@ def test_a_file_that_is_missing_or_lacks_columns_is_refused(tmp_path):
         read_heldout(written(tmp_path, {"inputs": ["a"], "targets": ["b"]}), "suite.collection")
 
 
-def test_rows_that_are_many_are_counted(tmp_path):
-    columns = {"inputs": ["a"] * 9, "targets": [None] * 9, "task_name": ["t"] * 9}
-    with pytest.raises(UserError, match=r"targets: null in rows 1, 2, 3, 4, 5 and 4 more"):
-        read_heldout(written(tmp_path, columns), "suite.collection")
-
-
 def test_cases_from_outside(shared):
     found = {}
     for file in sorted((shared / "cases/evaluation").glob("*.parquet")):
         try:
             read_heldout(file, "suite.collection")
         except UserError as error:
-            found[file.stem] = str(error).partition(": ")[2]
-    assert found == {
-        "null_target": "targets: null in row 1",
-        "str_options": "options: must be a list of texts, not string",
-        "zero_rows": "has no rows",
-    }
+            found[file.stem] = str(error)
+    assert list(found) == ["null_target", "str_options", "zero_rows"]
+    assert "targets: null in 1 row: 0" in found["null_target"]
+    assert "options: string instead of a list of texts in 2 rows" in found["str_options"]
 
 
 def test_blank_prompts_and_empty_targets_are_scored_without_a_beginning_of_sequence(tmp_path, benchmarks):

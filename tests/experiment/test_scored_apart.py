@@ -15,6 +15,7 @@ from smart.config import UserError
 from smart.experiment.render import Table, as_csv, latex, markdown
 from smart.experiment.results import read_table
 from smart.experiment.status import RunLog
+from smart.runtime.manifest import write_manifest
 from tests.experiment.examples import make_study, write_scores
 
 
@@ -27,12 +28,12 @@ def table_of(
     """The table of a grid all of whose runs are done; `write` writes the scores of a cell's values."""
     study = make_study(tmp_path, seeds=(1,), **settings)
     for cell in study.cells:
+        write(cell.last.folder, cell.values)
         for run in cell.runs:
             run.folder.mkdir(parents=True, exist_ok=True)
             read = {"train": "mixture", "evaluate": "adapter"}.get(run.stage)
             source = {read: {"key": run.source.key}} if read and run.source else {}
-            (run.folder / "manifest.json").write_text(json.dumps({"key": run.key, **source}))
-        write(cell.last.folder, cell.values)
+            write_manifest(run.folder, {"kind": run.stage, "key": run.key, **source})
     config: Any = SimpleNamespace(reference=None, metrics=metrics, title=None)
     return read_table(study, RunLog(tmp_path / "logs"), config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
@@ -50,8 +51,10 @@ def _rows(value: object) -> int:
 
 
 def _component(value: str) -> str:
-    if not value.strip() or "/" in value or "\\" in value or value in (".", ".."):
+    if not value.strip() or re.search(r"[/\\\x00-\x1f\x7f]", value) or value in (".", ".."):
         raise ValueError("names files, so it must be one name without a slash")
+    if len(value.encode()) > 100:
+        raise ValueError("names files, so it must have at most 100 bytes")
     return value
 
 

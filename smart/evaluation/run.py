@@ -19,6 +19,7 @@ from smart.model.base import fetch as fetch_model
 from smart.runtime import processes
 from smart.runtime.locks import owned
 from smart.runtime.manifest import Artifact, is_made
+from smart.runtime.names import file_stem
 from smart.runtime.processes import Processes
 from smart.runtime.tracking import TrackedRun, is_unlogged, track
 
@@ -41,7 +42,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationScores:
         UserError: for tasks, data, a model or an adapter that cannot be used.
     """
     job, sharing = _prepare(config), Processes.joined()
-    name = f"{job.model.name}-{job.suite.name}-{job.key[:8]}"
+    name = f"{file_stem(f'{job.model.name}-{job.suite.name}')}-{job.key[:8]}"
     folder = config.output or config.output_root / "scores" / name
     with owned(folder) if sharing.rank == 0 else contextlib.nullcontext():
         # One looks, under the lock: what the others saw might be another command's work of a moment before or after.

@@ -11,6 +11,7 @@ from smart.config.command_line import shell_line
 from smart.config.types import Folder, Names, Seed
 from smart.experiment.grid import Grid
 from smart.runtime.common_config import CommonConfig
+from smart.runtime.names import file_stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class ReproduceConfig(CommonConfig):
     @property
     def name(self) -> str:
         """Name of the table: the file of conf/table."""
-        return str(self.composed.choices["table"])
+        return file_stem(str(self.composed.choices["table"]))
 
     def make_grid(self, heldout_file: str | None) -> Grid:
         """The grid of the file, with what the command line says of it.

@@ -14,6 +14,7 @@ from smart.experiment.report import TaskMap
 from smart.experiment.run_graph import StageRun, Study
 from smart.experiment.status import is_done
 from smart.mixture.figures import project
+from smart.runtime.names import joined
 from smart.selection import SelectConfig
 from smart.selection.keys import pool_key
 from smart.selection.pool import Pool, read_pool
@@ -83,5 +84,5 @@ def task_map(study: Study, pools: Pools) -> TaskMap | None:
             config, pool = pools.read(run)
             made = make_vectors(config, pool)
             if made is not None and len(pool.groups.tasks) > 1:
-                return TaskMap(["/".join(task) for task in pool.groups.tasks], *project(made[1].task_means))
+                return TaskMap([joined(*task) for task in pool.groups.tasks], *project(made[1].task_means))
     return None

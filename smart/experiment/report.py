@@ -19,7 +19,9 @@ from smart.experiment.render import DIFFERENCES, SPENT, Table, baseline, bounds,
 from smart.experiment.run_graph import COMMANDS, Cell, StageRun, Study
 from smart.experiment.status import RunLog, Status, cell_status, manifest_of
 from smart.experiment.table import Entry, TableRow
-from smart.experiment.table_figures import Drawing, mixtures, read_tasks
+from smart.experiment.table_figures import Drawing, mixtures
+from smart.mixture.budgets import read_tasks
+from smart.runtime.names import joined
 from smart.runtime.plot_style import COLOURS
 
 _WIDTH, _HEIGHT, _EDGE = 1000, 560, 34
@@ -153,7 +155,9 @@ def _map(study: Study, task_map: TaskMap) -> str:
     )
     rows, sizes = {}, []
     for name, cell in mixtures(study).items():
-        found = {f"{t['submixture']}/{t['task_name']}": t for t in read_tasks(cell.runs[0])}
+        found = {
+            joined(t["submixture"], t["task_name"]): t for t in read_tasks(cell.runs[0].folder / "tasks.csv")
+        }
         if set(task_map.names) <= set(found):
             rows[name] = [int(found[task]["budget"]) for task in task_map.names]
             sizes = [int(found[task]["size"]) for task in task_map.names]

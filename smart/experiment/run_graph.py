@@ -15,6 +15,7 @@ from smart.experiment.grid import Grid, Values, overrides_of
 from smart.experiment.stage_configs import CONFIGS, ComposeStage, StageConfig
 from smart.runtime.content import ContentHashes
 from smart.runtime.manifest import make_key
+from smart.runtime.names import file_stem
 
 FOLDERS = {"select": "mixtures", "train": "adapters", "evaluate": "scores"}
 INPUTS = {"train": "mixture", "evaluate": "adapter"}
@@ -208,7 +209,7 @@ def _stem(stage: str, composed: StageConfig, source: StageRun | None) -> str:
         named = config["model"]["name"].rstrip("/").rpartition("/")[2] if model == "auto" else model
         parts += [str(named)] if stage == "train" or source is None else []
         parts += [f"seed{config['seed']}"] if stage == "train" else [choices["suite"]]
-    return re.sub(r"[^\w.-]+", "_", "-".join(parts).replace("%", "pct"))
+    return file_stem(re.sub(r"[^\w.-]+", "_", "-".join(parts).replace("%", "pct")))
 
 
 def named_files(tree: Any, root: Path, content: ContentHashes) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +15,12 @@ from smart.config import ConfigError, parse_count
 from smart.evaluation.metrics import Metric
 from smart.experiment.grid import Grid, Values, shown
 from smart.experiment.render import Table
-from smart.experiment.run_graph import Cell, StageRun, Study
+from smart.experiment.run_graph import Cell, Study
 from smart.experiment.status import is_done
 from smart.experiment.table import TableRow
-from smart.runtime.plot_style import COLOURS, save_figure, style
+from smart.mixture.budgets import read_tasks
+from smart.runtime.names import joined
+from smart.runtime.plot_style import COLOURS, log_scale, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,7 +167,7 @@ def _against(table: Table, key: str, unit: str) -> Figure | None:
             )
             axes.plot(x, [e.mean for e in entries], mark, color=colour, label=name, markersize=4)
         _draw_chance(metric, axes.axhline)
-        axes.set_xscale("log")
+        log_scale(axes, "x")
         ticks = sorted({_number(key, row.values[key]) or 0.0 for rows in lines.values() for row in rows})
         axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], rotation=30)
         axes.minorticks_off()
@@ -254,27 +255,21 @@ def mixtures(study: Study, apart: Sequence[str] = ()) -> dict[str, Cell]:
     return found
 
 
-def read_tasks(run: StageRun) -> list[dict[str, str]]:
-    """tasks.csv of a mixture: a line for every task of the pool."""
-    with (run.folder / "tasks.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _budgets(study: Study) -> Figure | None:
     from matplotlib import pyplot
 
     cells = dict(list(mixtures(study, ["select.instance_fn"]).items())[:_LINES])
-    found = {name: read_tasks(cell.runs[0]) for name, cell in cells.items()}
+    found = {name: read_tasks(cell.runs[0].folder / "tasks.csv") for name, cell in cells.items()}
     if not found:
         return None
-    sizes = {f"{t['submixture']}/{t['task_name']}": int(t["size"]) for t in next(iter(found.values()))}
+    sizes = {joined(t["submixture"], t["task_name"]): int(t["size"]) for t in next(iter(found.values()))}
     tasks = sorted(sizes, key=lambda task: -sizes[task])
     figure, axes = pyplot.subplots(figsize=(10.4, 4.4))
     place = np.arange(1, len(tasks) + 1)
     axes.step(place, [sizes[task] for task in tasks], where="mid", color="#bbbbbb", label="rows in the pool")
     colours, used = palette(study.grid), dict[str, int]()
     for name, lines in found.items():
-        given = {f"{t['submixture']}/{t['task_name']}": int(t["budget"]) for t in lines}
+        given = {joined(t["submixture"], t["task_name"]): int(t["budget"]) for t in lines}
         contender = study.grid.contender(cells[name].values)
         used[contender] = used.get(contender, -1) + 1
         marker = ".x+1"[used[contender] % 4]  # budgets of one contender
@@ -300,7 +295,11 @@ def _gains(study: Study) -> Figure | None:
     found: dict[tuple[float, ...], tuple[str, str]] = {}
     colours = palette(study.grid)
     for name, cell in mixtures(study, ["select.instance_fn", "select.budget"]).items():
-        picks = sorted((int(t["order"]), float(t["gain"])) for t in read_tasks(cell.runs[0]) if t["gain"])
+        picks = sorted(
+            (int(t["order"]), float(t["gain"]))
+            for t in read_tasks(cell.runs[0].folder / "tasks.csv")
+            if t["gain"]
+        )
         if picks:  # some are alike, as with weightings of one function
             colour = colours[study.grid.contender(cell.values)]
             found.setdefault(tuple(gain for _, gain in picks), (name, colour))

@@ -11,6 +11,7 @@ import numpy as np
 
 from smart.mixture.allocation import allocate, split_templates
 from smart.mixture.weighting import TaskTable, Weighting
+from smart.runtime.escapes import csv_lines, text_of_csv
 from smart.templates import TEMPLATES
 
 COLUMNS = ("submixture", "task_name", "order", "gain", "weight", "size", "budget", *TEMPLATES)
@@ -114,26 +115,28 @@ def submixture_totals(table: TaskBudgets) -> list[SubmixtureTotal]:
 
 
 def write_tasks(path: Path, table: TaskBudgets) -> None:
-    """Write tasks.csv: the selected tasks in greedy order, then the others; floats as their exact repr."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for task in (*table.selected, *np.flatnonzero(table.order < 0)):
-            gain, budgets = float(table.gains[task]), table.budgets[task].tolist()
-            writer.writerow(
-                [
-                    *table.tasks[task],
-                    int(table.order[task]) if table.order[task] >= 0 else "",
-                    "" if np.isnan(gain) else repr(gain),
-                    repr(float(table.weights[task])),
-                    int(table.sizes[task].sum()),
-                    sum(budgets),
-                    *budgets,
-                ]
-            )
+    """Write tasks.csv: the selected tasks in greedy order, then the others; floats as their exact repr.
+
+    A name that a spreadsheet would take for a formula stands behind an apostrophe, which `read_tasks` takes away.
+    """
+    lines: list[Sequence[object]] = [COLUMNS]
+    for task in (*table.selected, *np.flatnonzero(table.order < 0)):
+        gain, budgets = float(table.gains[task]), table.budgets[task].tolist()
+        lines.append(
+            [
+                *table.tasks[task],
+                int(table.order[task]) if table.order[task] >= 0 else "",
+                "" if np.isnan(gain) else gain,
+                float(table.weights[task]),
+                int(table.sizes[task].sum()),
+                sum(budgets),
+                *budgets,
+            ]
+        )
+    path.write_text(csv_lines(lines), encoding="utf-8", newline="")
 
 
 def read_tasks(path: Path) -> list[dict[str, str]]:
     """tasks.csv as `write_tasks` wrote it: column → text, for each task of the pool."""
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [{column: text_of_csv(cell) for column, cell in line.items()} for line in csv.DictReader(file)]

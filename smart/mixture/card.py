@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smart.mixture.budgets import TaskBudgets, submixture_totals
+from smart.runtime.escapes import markdown
 from smart.templates import TEMPLATES
 
 _SUBMIXTURES_SHOWN = 40
@@ -57,7 +58,7 @@ def render_card(
         held_out = f"{validation_rows:,} validation rows, a sample of the whole pool's stratified by task"
     sections = [
         _header(rows, validation_rows > 0),
-        f"# {name}",
+        f"# {markdown(name)}",
         f"An instruction-tuning mixture made with SMART: {rows:,} training rows of {table.sizes.sum():,}, "
         f"from {len(table.selected):,} of {len(table.tasks):,} tasks; {held_out}.",
         _warnings(manifest.get("warnings", ())),
@@ -93,7 +94,7 @@ def _size_category(rows: int) -> str:
 
 
 def _warnings(warnings: Sequence[str]) -> str:
-    return "## Warnings\n\n" + "\n".join(f"- {warning}" for warning in warnings) if warnings else ""
+    return "## Warnings\n\n" + "\n".join(f"- {markdown(warning)}" for warning in warnings) if warnings else ""
 
 
 def _contamination(found: Mapping[str, Any] | None) -> str:
@@ -116,7 +117,8 @@ def _contamination(found: Mapping[str, Any] | None) -> str:
             "| --- | ---: | --- | ---: | --- | --- |",
         ]
         lines += [
-            f"| {split} | {one['row']} | {one['benchmark']} | {one['item']} | {one['sign']} | {_cell(one['shared'])} |"
+            f"| {split} | {one['row']} | {markdown(one['benchmark'])} | {one['item']} | {one['sign']} |"
+            f" {markdown(one['shared'])} |"
             for split, one in overlaps[:_OVERLAPS_SHOWN]
         ]
         more = sum(len(r["overlaps"]) for r in found["collection"].values()) - _OVERLAPS_SHOWN
@@ -124,14 +126,10 @@ def _contamination(found: Mapping[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
 def _submixture_table(table: TaskBudgets) -> str:
     totals = submixture_totals(table)
     lines = [
-        f"| {total.name} | {total.selected:,} of {total.tasks:,} | {total.rows:,} | {total.size:,} |"
+        f"| {markdown(total.name)} | {total.selected:,} of {total.tasks:,} | {total.rows:,} | {total.size:,} |"
         for total in totals[:_SUBMIXTURES_SHOWN]
     ]
     header = ["| submixture | tasks selected | rows | rows in the pool |", "| --- | --- | ---: | ---: |"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from smart.mixture.allocation import allocate
 from smart.mixture.budgets import TaskBudgets
-from smart.runtime.plot_style import COLOURS, save_figure, style
+from smart.runtime.plot_style import COLOURS, log_scale, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,7 +127,7 @@ def _gains(tasks: TaskBudgets) -> Figure:
     figure, axes = pyplot.subplots()
     axes.plot(picks, gains, marker="." if len(gains) <= 100 else "", color=COLOURS[0])
     if gains.min() > 0 and gains.max() > 20 * gains.min():
-        axes.set_yscale("log")
+        log_scale(axes, "y")
     elif gains.min() < 0:
         axes.axhline(0, color="black", linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from smart.mixture.budgets import TaskBudgets, submixture_totals
+from smart.runtime.escapes import printable
 from smart.templates import TEMPLATES
 
 _TOP = 8
@@ -59,4 +60,5 @@ def _aligned(header: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> list[
 
 
 def _cut(text: str) -> str:
+    text = printable(text)
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"

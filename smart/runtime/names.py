@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections import Counter
-from collections.abc import Sequence
 
 from smart.runtime.files import hash_bytes
 
@@ -22,24 +19,13 @@ def file_stem(text: str) -> str:
     return shortened(re.sub(r"[/\\\x00-\x1f\x7f]+", "_", text), LONGEST)
 
 
-def unique_stems(names: Sequence[str]) -> list[str]:
-    """A stem of letters, digits and _ for each name; a hash is added where two would share one, or it is too long.
+def joined(*names: str) -> str:
+    """Names in one, as keys of manifests have them: (a, b/c) and (a/b, c) stay apart.
 
-    File systems that ignore case, or compose accents, take two stems for one that look different here.
-
-    >>> unique_stems(["a b", "c"])
-    ['a_b', 'c']
-    >>> unique_stems(["a b", "a-b", "A_b"])
-    ['a_b-ff588194', 'a_b-9fc33335', 'A_b-7d42d247']
+    >>> joined("niv2", "task1"), joined("a/b", "100%")
+    ('niv2/task1', 'a%2Fb/100%25')
     """
-    stems = [re.sub(r"\W+", "_", name) for name in names]
-    seen = Counter(map(_as_file_systems_see_it, stems))
-    return [
-        stem
-        if seen[_as_file_systems_see_it(stem)] == 1 and len(stem.encode()) <= LONGEST
-        else f"{shortened(stem, LONGEST - 9)}-{_hash(name)}"
-        for stem, name in zip(stems, names, strict=True)
-    ]
+    return "/".join(name.replace("%", "%25").replace("/", "%2F") for name in names)
 
 
 def artifact_name(text: str) -> str:
@@ -55,10 +41,6 @@ def shortened(text: str, longest: int) -> str:
         return text
     half = (longest - 3) // 2
     return f"{whole[:half].decode(errors='ignore')}...{whole[-half:].decode(errors='ignore')}"
-
-
-def _as_file_systems_see_it(stem: str) -> str:
-    return unicodedata.normalize("NFKC", stem).casefold()
 
 
 def _hash(name: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cycler import cycler
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, readable without full colour vision.
@@ -26,6 +27,9 @@ def style() -> Iterator[None]:
         "figure.figsize": (9, 5),
         "figure.constrained_layout.use": True,
         "font.size": 10,
+        # Text is names of others: a dollar or a backslash in it is no formula.
+        "text.parse_math": False,
+        "text.usetex": False,
         "axes.titlesize": 11,
         "axes.titlelocation": "left",
         "axes.spines.top": False,
@@ -38,6 +42,16 @@ def style() -> Iterator[None]:
     }
     with matplotlib.rc_context(settings):
         yield
+
+
+def log_scale(axes: Axes, axis: Literal["x", "y"]) -> None:
+    """A logarithmic axis whose numbers are plain text, since matplotlib's own are formulas."""
+    from matplotlib.ticker import LogFormatter
+
+    (axes.set_xscale if axis == "x" else axes.set_yscale)("log")
+    one = axes.xaxis if axis == "x" else axes.yaxis
+    one.set_major_formatter(LogFormatter())
+    one.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
 
 
 def save_figure(figure: Figure, path: Path) -> None:

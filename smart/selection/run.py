@@ -20,6 +20,7 @@ from smart.runtime.locks import owned
 from smart.runtime.logs import log_so_far
 from smart.runtime.manifest import Artifact, is_made, versions
 from smart.runtime.memory import peak_memory
+from smart.runtime.names import file_stem
 from smart.runtime.progress import Clock
 from smart.runtime.tracking import flatten, is_unlogged, mark_unlogged, track
 from smart.selection.config import SelectConfig
@@ -143,7 +144,7 @@ def _stem(config: SelectConfig, pool: Pool) -> str:
     """sni-25k-graphcut-facility_location: what a person looks for in a list of folders."""
     how = [config.strategy] if config.strategy != "smart" else [config.fn.name, config.instance_fn.name]
     tasks = [f"{config.num_tasks}tasks"] if config.num_tasks else []
-    return "-".join([pool.collection.name, config.budget.text.replace("%", "pct"), *tasks, *how])
+    return file_stem("-".join([pool.collection.name, config.budget.text.replace("%", "pct"), *tasks, *how]))
 
 
 def _write(

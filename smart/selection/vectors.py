@@ -8,6 +8,7 @@ import numpy as np
 
 from smart.embedding import EmbeddingPlan, TaskStatistics, Vectors, embed, plan_embedding, task_statistics
 from smart.model.fingerprint import text_key
+from smart.runtime.names import joined
 from smart.selection.config import SelectConfig
 from smart.selection.pool import Pool
 from smart.templates import TEMPLATES
@@ -56,7 +57,7 @@ def distinct_in_groups(pool: Pool, distinct: np.ndarray) -> dict[str, list[int]]
     """For each group with rows, "submixture/task/template": distinct vectors, and rows."""
     sizes = np.diff(pool.groups.offsets)
     return {
-        "/".join((*pool.groups.tasks[group // 4], TEMPLATES[group % 4])): [
+        joined(*pool.groups.tasks[group // 4], TEMPLATES[group % 4]): [
             int(distinct[group]),
             int(sizes[group]),
         ]

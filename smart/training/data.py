@@ -14,6 +14,7 @@ from smart.config import UserError
 from smart.model.tokens import Overlength, encode
 from smart.runtime.content import check_unchanged, state_of
 from smart.runtime.manifest import open_artifact
+from smart.runtime.names import joined
 from smart.templates import SEPARATOR
 from smart.training.rows import BadRows, RowChecker, no_rows, read_files, read_hub
 
@@ -156,7 +157,7 @@ def tokenize(
 def count_losses(table: pa.Table, store: TokenStore) -> dict[str, dict[str, int]]:
     """Rows dropped, and prompts cut, of each task that has any: {"submixture/task": {"dropped": …, "cut": …}}."""
     names = [
-        f"{s}/{t}"
+        joined(s, t)
         for s, t in zip(table["submixture"].to_pylist(), table["task_name"].to_pylist(), strict=True)
     ]
     kept = np.zeros(len(table), dtype=bool)

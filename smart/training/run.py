@@ -13,6 +13,7 @@ from smart.runtime import processes
 from smart.runtime.files import make_writable, real
 from smart.runtime.locks import owned
 from smart.runtime.manifest import Artifact
+from smart.runtime.names import file_stem
 from smart.runtime.tracking import TrackedRun, flatten, is_unlogged, track
 from smart.training import launch
 from smart.training.config import TrainConfig
@@ -126,4 +127,4 @@ def _stem(job: TrainingJob) -> str:
     choices, name = job.config.choices, job.config.model.name
     model = choices.get("model", "auto")
     model = name.rstrip("/").rpartition("/")[2] if model == "auto" else model
-    return f"{job.mixture.name}-{model}-{choices.get('tuning', job.config.tuning.method)}"
+    return file_stem(f"{job.mixture.name}-{model}-{choices.get('tuning', job.config.tuning.method)}")

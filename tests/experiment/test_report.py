@@ -25,6 +25,7 @@ from smart.experiment.run_graph import Study
 from smart.experiment.status import RunLog
 from smart.experiment.table import Material, make_rows
 from smart.experiment.table_figures import palette
+from smart.runtime.names import joined
 from smart.runtime.plot_style import COLOURS
 from tests.experiment.examples import fakes, make_study, scores
 
@@ -62,7 +63,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     table = read_table(study, run_log, config)
     places = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 3.0]])
     folder = tmp_path / "tables" / "mine"
-    task_map = TaskMap(TASKS, places, np.array([0.5, 0.25]))
+    names = [joined(*task.split("/", 1)) for task in TASKS]
+    task_map = TaskMap(names, places, np.array([0.5, 0.25]))
     write_results(folder, study, run_log, table, task_map, config)
     return Made(study, run_log, table, folder)
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from smart.mixture.figures import draw_figures, project
+from smart.runtime.plot_style import save_figure
 
 from .examples import make_pool
 
@@ -17,6 +21,25 @@ def test_figures_for_any_pool(tmp_path: Path, tasks: int, selected: int, d: int)
     assert names == ["budgets.png", "gains.png", "tasks.png"][: 2 + (tasks > 1)]
     for name in names:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_dollars_in_names_are_no_formula_and_axes_have_plain_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_pool(8, 8, budget=5).tasks
+    names = [(rf"a$b \frac{{$_{number}^$", f"${number}") for number in range(8)]
+    table = replace(table, tasks=tuple(names), gains=np.geomspace(1000, 1, 8))
+    texts: list[str] = []
+
+    def keep(figure: Figure, path: Path) -> None:
+        save_figure(figure, path)
+        texts.extend(text.get_text() for text in figure.findobj(Text))
+
+    monkeypatch.setattr("smart.mixture.figures.save_figure", keep)
+    draw_figures(tmp_path, table, np.random.default_rng(0).normal(size=(8, 4)))
+    assert any(text.startswith("a$b") for text in texts)
+    assert not any("mathdefault" in text for text in texts)
+    assert "1000" in texts, "the logarithmic axis of gains"
 
 
 def test_projection_keeps_distances_that_lie_in_a_plane() -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from smart.mixture import TaskBudgets, Uniform, distribute, render_summary, write_mixture
 from smart.mixture import write as write_module
+from smart.mixture.budgets import read_tasks, write_tasks
+from smart.mixture.card import render_card
 from smart.runtime.files import hash_file
 from smart.runtime.manifest import read_manifest
 from smart.templates import TEMPLATES
@@ -209,3 +211,18 @@ def test_trl_trains_on_the_folder_as_it_is(tmp_path: Path, pool: Pool) -> None:
     assert tokenizer.decode(prepared["input_ids"]) == row["prompt"] + " " + row["response"] + "</s>"
     assert tokenizer.decode(supervised) == " " + row["response"] + "</s>"
     assert trainer.train().global_step == 2
+
+
+def test_names_of_strangers_are_text_to_a_spreadsheet_and_to_markdown(tmp_path: Path, pool: Pool) -> None:
+    names = [("=cmd|' /C calc'!A0", "@SUM(1)"), ("'=a", "-x\r\ny"), ("<b>|`c`", "\t+1")]
+    tasks = replace(pool.tasks, tasks=(*names, *pool.tasks.tasks[len(names) :]))
+    write_tasks(tmp_path / "tasks.csv", tasks)
+    read = [(task["submixture"], task["task_name"]) for task in read_tasks(tmp_path / "tasks.csv")]
+    assert sorted(read) == sorted(tasks.tasks)
+    with (tmp_path / "tasks.csv").open(encoding="utf-8", newline="") as file:
+        cells = {cell for line in csv.reader(file) for cell in line[:2]}
+    assert not [cell for cell in cells if cell[:1] in "=+-@\t\r"]
+    card = render_card("a|b", tasks, 0, {}, ())
+    assert "<b>" not in card
+    assert r"&lt;b&gt;\|\`c\`" in card
+    assert "\x1b" not in render_summary(replace(tasks, tasks=(("\x1b[2J", "a"), *tasks.tasks[1:])))

@@ -29,7 +29,7 @@ class progress(tqdm):  # noqa: N801 - used like tqdm
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if self._terminal:
             super().display(msg, pos)
-        elif self.n:
+        elif self.n and msg != "":  # with empty text tqdm wipes its line at the end, and a log has none
             log.info("%s", self)
 
 

@@ -60,5 +60,5 @@ def test_progress_in_a_log_has_rate_and_remaining_time(caplog: pytest.LogCapture
         bar.start_t -= 5  # as if two seconds had passed, after which it speaks
         bar.delay = 0
         bar.update(5)
-    assert "Embedding:  50%" in caplog.text
+    assert caplog.text.count("Embedding:  50%") == 1, "and says nothing again at its end"
     assert "rows/s" in caplog.text

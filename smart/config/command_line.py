@@ -20,8 +20,8 @@ def shell_line(program: str, *words: str, **options: object) -> str:
         words: what follows it, as the program gets them.
         options: key → value, of which text and paths are taken for themselves: nothing in them is interpolated.
 
-    >>> shell_line("python train.py", mixture=Path("my mixtures/a=b"), model="tiny_llama")
-    "python train.py 'mixture='\\"'\\"'my mixtures/a=b'\\"'\\"'' model=tiny_llama"
+    >>> print(shell_line("python train.py", mixture=Path("my mixtures/a=b"), model="tiny_llama"))
+    python train.py 'mixture='"'"'my mixtures/a=b'"'"'' model=tiny_llama
     """
     return " ".join(
         [program, *map(shlex.quote, [*words, *(f"{k}={literal(v)}" for k, v in options.items())])]
@@ -29,20 +29,26 @@ def shell_line(program: str, *words: str, **options: object) -> str:
 
 
 def literal(value: object) -> str:
-    """As `spell`, but text with `${` stands for itself."""
+    """As `spell`, but text stays text: what looks like a number, a boolean or an interpolation is none.
+
+    >>> literal([1, "1", "${x}"])
+    "[1,'1','\\\\${x}']"
+    """
     if isinstance(value, list | tuple):
         return f"[{','.join(literal(item) for item in value)}]"
     if isinstance(value, Path):
         text = str(value)
         value = f"./{text}" if text.startswith("~") else text  # a folder of that name, and nobody's home
+    if isinstance(value, str) and _NO_TEXT.fullmatch(value):
+        return quoted(value)
     return spell(re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value)
 
 
 def spell(value: Any) -> str:
-    """A value as Hydra's command line reads it; text stays text, though interpolations in it are resolved.
+    """A value as Hydra's command line reads it. Text of a grid: "10" is as good as 10, and interpolations are resolved.
 
     >>> spell([1, "1", None, "5%", "a b"])
-    "[1,'1',null,5%,'a b']"
+    "[1,1,null,5%,'a b']"
     """
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -52,7 +58,7 @@ def spell(value: Any) -> str:
         return "{" + ",".join(f"{key}:{spell(item)}" for key, item in value.items()) + "}"
     if not isinstance(value, str):
         return str(value)
-    return value if _PLAIN.fullmatch(value) and not _NO_TEXT.fullmatch(value) else quoted(value)
+    return value if _PLAIN.fullmatch(value) else quoted(value)
 
 
 def quoted(text: str) -> str:

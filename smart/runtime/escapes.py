@@ -87,7 +87,7 @@ def csv_lines(rows: Iterable[Sequence[object]]) -> str:
 
 
 def printable(text: str) -> str:
-    """Text for a terminal, which would take control characters for commands, and turn the rest of a line around.
+    r"""Text for a terminal, which would take control characters for commands, and turn the rest of a line around.
 
     >>> printable("a\x1b[31mb")
     'a\\x1b[31mb'

@@ -15,7 +15,11 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _BROKEN = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO)
-_TORCH = ("inline_container", "PytorchStreamWriter")  # which says nothing of the system's error
+_UNSAID = (
+    "inline_container",
+    "PytorchStreamWriter",
+    "requested and",
+)  # torch and numpy leave out the system's error
 _KEPT = "what was finished is kept: {}, and the same command goes on"
 
 
@@ -41,7 +45,7 @@ def _of_the_disk(error: BaseException) -> str | None:
         return f"cannot write or read{at}: {os.strerror(number)}; choose a folder with {_chosen_by(at)}"
     if number in _BROKEN:
         return f"the disk failed{at}: {os.strerror(number)}; {_KEPT.format('check it')}"
-    if any(sign in text for sign in _TORCH):
+    if any(sign in text for sign in _UNSAID):
         return (
             f"a file could not be written or read ({text.splitlines()[0]}); {_KEPT.format('check the disk')}"
         )

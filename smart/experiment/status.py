@@ -12,6 +12,7 @@ from smart.config import Infeasible, UserError
 from smart.experiment.run_graph import Cell, StageRun
 from smart.runtime.files import write_atomic
 from smart.runtime.manifest import INTERRUPTED, read_manifest
+from smart.training.fit import RUN_FILE
 
 TAIL = 12
 
@@ -83,6 +84,10 @@ def manifest_of(run: StageRun) -> dict[str, Any]:
 def is_done(run: StageRun) -> bool:
     manifest = manifest_of(run)
     if not manifest or manifest.get("status") == INTERRUPTED:
+        return False
+    if (
+        run.folder / RUN_FILE
+    ).exists():  # a training that ended, but could not remove what it no longer needs
         return False
     if run.source is None:
         return True

@@ -122,7 +122,9 @@ def _finish(output: Path, manifest: dict[str, Any], history: list[dict[str, floa
     write_atomic(output / LOG_FILE, log_so_far())
     if manifest["status"] == INTERRUPTED:
         return write_manifest(output, {**manifest, "files": {}})
-    write_atomic(output / HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
+    # The Trainer's own summary is of the last session alone, and what a checkpoint kept has its keys in order.
+    lines = [json.dumps(entry, sort_keys=True) for entry in history if "train_runtime" not in entry]
+    write_atomic(output / HISTORY, "".join(f"{line}\n" for line in lines))
     write_atomic(output / "README.md", model_card(manifest))
     written = write_manifest(output, manifest, besides=UNFINISHED)
     tidy(output)

@@ -1,7 +1,10 @@
 """Commands whose calls to the file system are numbered, and disturbed one at a time.
 
 The library is compiled from faults.c and loaded into the server of forks (tests/forks.py), so a disturbed command costs
-a second or two. What a run did is a list of calls; the same command makes the same calls in the same order.
+a second or two. What a run did is a list of calls; the same command makes the same calls in the same order, but for
+the order in which a library removes the files of a folder. faults.c says what it cannot see.
+
+After a fault and a rerun, every file is the same byte for byte, but for logs and VOLATILE fields of JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import random
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +42,12 @@ POSSIBLE = {
     **dict.fromkeys(REMOVALS, ("kill before", "kill after", "broken", "broken from then on")),
 }
 """Kinds that can befall a call; those of every other call are all but a torn write."""
-MESSAGES = {"no space": "no space left", "broken": "input/output error"}
+UNSAID = "a file could not be written"
+MESSAGES = {"no space": ("no space left", UNSAID), "broken": ("input/output error", UNSAID)}
+"""What a message says of each kind; some libraries don't say why they failed."""
 STAGES = ("select", "train", "evaluate")
+NOT_OURS = "datasets"
+"""Folder in which a library keeps what it makes again at will, under names with times in them."""
 ARTIFACT = "mine"
 """Where the commands are told to write: output=mine."""
 
@@ -134,22 +143,18 @@ def read_trace(path: Path, folder: Path) -> list[Call]:
 
 
 # What a folder holds, without what differs from run to run.
-VOLATILE = {
-    "seconds",
-    "last_session_seconds",
-    "peak_memory",
-    "from_store",
-    "select.log",
-    "train.log",
-    "evaluate.log",
-}
-VOLATILE |= {"train_runtime", "train_samples_per_second", "train_steps_per_second"}
+VOLATILE = {"seconds", "last_session_seconds", "peak_memory", "from_store", "resumed_from_step"}
+"""Fields: durations, memory, and what there was to do."""
+VOLATILE |= {"hash", "results.json", "select.log", "train.log", "evaluate.log"}
+"""Hashes of files that have such fields, in manifests."""
 
 
 def contents(folder: Path) -> dict[str, str]:
     """Every file and folder below, by its plain path → the hash of what does not differ from run to run."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
+        if NOT_OURS in path.parts[len(folder.parts) :]:
+            continue
         name = plain(str(path.relative_to(folder)))
         if path.is_dir():
             found[name] = "a folder"
@@ -163,15 +168,10 @@ def lasting(path: Path) -> bytes:
     content = path.read_bytes()
     if path.suffix == ".log" or "cache/content" in str(path):
         return b""  # what a log says depends on what there was to do
-    if path.suffix == ".jsonl" and "cache/answers" not in str(path):
-        return b"".join(_stable(line) for line in content.splitlines())
     if path.suffix == ".json":
-        return _stable(content)
+        with suppress(ValueError):  # torn
+            return json.dumps(_without_times(json.loads(content)), sort_keys=True).encode()
     return content
-
-
-def _stable(content: bytes) -> bytes:
-    return json.dumps(_without_times(json.loads(content)), sort_keys=True).encode()
 
 
 def _without_times(value: Any) -> Any:
@@ -186,6 +186,8 @@ class Trial:
 
     command: Command
     scratch: Path
+    besides: Trial | None = None
+    """Another command, which has some of the calls: those are disturbed there."""
     whole: dict[str, str] = field(default_factory=dict)
     calls: dict[str, list[Call]] = field(default_factory=dict)
 
@@ -202,10 +204,13 @@ class Trial:
 
     def sites(self) -> list[tuple[str, Call]]:
         """Every call, with its process; of many writes to one file in a row the first, the last and one between."""
+        elsewhere = self.besides.calls.values() if self.besides else ()
+        known = {call.what for calls in elsewhere for call in calls}
         return [
             (process, call)
             for process in self.command.processes
             for call in thinned(self.calls.get(process, []))
+            if call.what not in known
         ]
 
     def faults(self, seed: int = 0) -> list[Fault]:
@@ -238,7 +243,7 @@ class Trial:
             return [f"a traceback:\n{done.said[-4000:]}"]
         if done.code not in (0, 1):
             return [f"ended with {done.code}:\n{done.said[-2000:]}"]
-        known = [text for kind, text in MESSAGES.items() if fault.kind.startswith(kind)]
+        known = [text for kind, texts in MESSAGES.items() if fault.kind.startswith(kind) for text in texts]
         if done.code == 1 and not any(text in done.said.lower() for text in known) and not fault.kills:
             return [f"a message that does not say why:\n{done.said[-2000:]}"]
         return []
@@ -256,53 +261,40 @@ class Trial:
         if not self.command.before:
             return []
         wanted = [contents(self.command.before / ARTIFACT), below(self.whole, ARTIFACT)]
-        places = {
-            path: contents(path)
-            for path in (folder / ARTIFACT, *folder.glob(f".{ARTIFACT}*"))
-            if path.is_dir()
-        }
-        whole = {
-            path for path, there in places.items() if any(one.items() <= there.items() for one in wanted)
-        }
-        found = [] if whole else ["neither the older artifact nor the new one is there"]
-        broken = [
-            path
-            for path in places.keys() - whole
-            if (path / "manifest.json").exists() and path.name == ARTIFACT
-        ]
-        return found + [f"{path.name} has a manifest, but is not whole" for path in broken]
+        places = [path for path in (folder / ARTIFACT, *folder.glob(f".{ARTIFACT}*")) if path.is_dir()]
+        whole = [path for path in places if any(one.items() <= contents(path).items() for one in wanted)]
+        found = []
+        if not whole and self.command.stage != "train":  # which makes room for the new one before it begins
+            found.append("neither the older artifact nor the new one is there")
+        if (folder / ARTIFACT / "manifest.json").exists() and folder / ARTIFACT not in whole:
+            found.append(f"{ARTIFACT} has a manifest, but is not whole")
+        return found
 
 
 def below(found: dict[str, str], folder: str) -> dict[str, str]:
     """The part of `contents` in a folder."""
-    return {
-        name.removeprefix(f"{folder}/"): one for name, one in found.items() if name.startswith(f"{folder}/")
-    }
+    start = f"{folder}/"
+    return {name.removeprefix(start): one for name, one in found.items() if name.startswith(start)}
 
 
 def thinned(calls: list[Call]) -> list[Call]:
     kept: list[Call] = []
-    run: list[Call] = []
-    for call in [*calls, None]:
-        if run and (call is None or call.what != run[0].what):
-            between = (
-                random.Random(run[0].number).sample(run[1:-1], min(1, len(run) - 2)) if len(run) > 2 else []
-            )
-            kept += [run[0], *between, *run[1:][-1:]]
-            run = []
-        if call is not None:
-            run.append(call)
+    for _, group in groupby(calls, key=lambda call: call.what):
+        first, *rest = group
+        between = [random.Random(first.number).choice(rest[:-1])] if len(rest) > 1 else []
+        kept += [first, *between, *rest[-1:]]
     return kept
 
 
 def draw(process: str, call: Call, rng: random.Random) -> Fault:
-    return Fault(
-        process, call.number, rng.choice(POSSIBLE.get(call.name, tuple(k for k in KINDS if k != "torn")))
-    )
+    """A fault that can befall the call."""
+    others = tuple(kind for kind in KINDS if kind != "torn")
+    return Fault(process, call.number, rng.choice(POSSIBLE.get(call.name, others)))
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
     missing = [f"{name} is missing" for name in expected if name not in found]
-    left = [f"{name} was left over" for name in found if name not in expected]
+    extra = found.keys() - expected.keys()
+    left = [f"{name} was left over" for name in sorted(extra) if os.path.dirname(name) not in extra]
     other = [f"{name} is another" for name in expected if name in found and expected[name] != found[name]]
     return missing + left + other

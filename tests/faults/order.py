@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath as Path
 
-from tests.faults.harness import REMOVALS, Call, plain
+from tests.faults.harness import NOT_OURS, REMOVALS, Call, plain
 
 PARTIAL = ".partial-"
 MANIFEST = "manifest.json"
-NOT_OURS = ("logs", "datasets")
-"""Folders of notes that nothing depends on, and of a library that makes its files again."""
+UNKEPT = (NOT_OURS, "logs")
+"""Folders that nothing depends on."""
 
 
 def order_problems(calls: Iterable[Call]) -> list[str]:
@@ -27,12 +27,14 @@ def order_problems(calls: Iterable[Call]) -> list[str]:
     calls = list(calls)
     removed = {Path(call.path) for call in calls if call.name in REMOVALS}
     files: set[Path] = set()  # with bytes that may be lost
-    names: set[Path] = set()  # with entries that may be lost
+    names: set[Path] = set()  # which their folders may lose
     problems: list[str] = []
 
     def report(call: Call, folder: Path, but: set[Path]) -> None:
-        for kind, lost in (("bytes of", files), ("names in", names)):
-            found = sorted(path for path in lost - but if folder in (path, *path.parents))
+        for kind, lost in (("bytes of", files), ("the name", names)):
+            found = sorted(
+                path for path in lost - but if folder in path.parents or (path == folder and lost is files)
+            )
             lost.difference_update(found)
             problems.extend(
                 f"#{call.number} {call.what}: {kind} {plain(str(path))} may be lost" for path in found
@@ -40,17 +42,15 @@ def order_problems(calls: Iterable[Call]) -> list[str]:
 
     for call in calls:
         path, second = Path(call.path), Path(call.second)
-        if any(name in path.parts for name in NOT_OURS):
+        if any(name in path.parts for name in UNKEPT):
             continue
-        if call.name == "open":
-            names.add(path.parent)
+        if call.name in ("open", "mkdir"):
+            names.add(path)
         elif call.name in ("write", "truncate"):
             files.add(path)
-        elif call.name == "mkdir":
-            names.add(path.parent)
         elif call.name == "fsync":
             files.discard(path)
-            names.discard(path)
+            names = {name for name in names if name.parent != path}
             if (
                 path.suffix == ".safetensors"
             ):  # renamed by a system call of its own, which is not in the trace
@@ -63,13 +63,13 @@ def order_problems(calls: Iterable[Call]) -> list[str]:
             if PARTIAL not in second.name:
                 report(call, path, removed)
             if second.name == MANIFEST and PARTIAL not in call.second:
-                report(call, second.parent, removed)
+                report(call, second.parent, removed | {path})
             files = {_moved(file, path, second) for file in files}
-            names = {_moved(folder, path, second) for folder in names} | {second.parent}
+            names = {_moved(name, path, second) for name in names} | {second}
         elif call.name in REMOVALS:
             durable = path not in files
             files = {file for file in files if path not in (file, *file.parents)}
-            names = {folder for folder in names if path not in (folder, *folder.parents)}
+            names = {name for name in names if path not in (name, *name.parents)}
             if durable and PARTIAL not in call.path:
                 report(call, _artifact(path), set())
     return problems

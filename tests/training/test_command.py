@@ -264,67 +264,6 @@ def test_killed_at_twenty_points_the_same_command_ends_bit_equal(arguments, tmp_
     check_kills([*arguments, *changed], tmp_path / "whole", tmp_path / "killed", kills=20)
 
 
-KILLER = """
-import os, sys
-target, count = sys.argv.pop(1), int(sys.argv.pop(1))
-import torch, safetensors.torch, shutil
-seen = 0
-def deadly(module, name):
-    real = getattr(module, name)
-    def call(*args, **kwargs):
-        global seen
-        if any("checkpoint" in str(a) for a in args):
-            seen += 1
-            if seen == count:
-                os.kill(os.getpid(), 9)
-        return real(*args, **kwargs)
-    setattr(module, name, call)
-module, _, name = target.rpartition(".")
-deadly({"torch": torch, "os": os, "shutil": shutil, "safetensors.torch": safetensors.torch}[module], name)
-from smart.cli.train import main
-main()
-"""
-
-
-def die_inside(target: str, count: int, arguments: list[str]) -> None:
-    done = subprocess.run(
-        [python(), "-c", KILLER, target, str(count), *arguments],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
-
-
-# torch.save: before the optimiser's, scheduler's or random states are written; os.open: while files are
-# synced; os.replace: before the seal; shutil.rmtree: while an older checkpoint goes.
-PLACES = [("torch.save", 4), ("shutil.rmtree", 1), ("os.replace", 2)]
-FIRST = [*PLACES[:2], pytest.param(*PLACES[2], marks=pytest.mark.full)]
-
-
-def check_death(arguments: list[str], whole: Path, folder: Path, target: str, count: int) -> None:
-    command = [*arguments, *SHORT, f"output={folder}"]
-    die_inside(target, count, command)
-    run("train.py", *command)
-    assert_equal(whole, folder)
-
-
-@pytest.mark.parametrize(("target", "count"), FIRST)
-def test_killed_inside_a_checkpoint_the_same_command_ends_bit_equal(
-    arguments, whole, tmp_path, target, count
-):
-    check_death(arguments, whole, tmp_path / "killed", target, count)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("count", range(1, 13))
-@pytest.mark.parametrize(
-    "target", ["safetensors.torch.save_file", "torch.save", "os.open", "os.replace", "shutil.rmtree"]
-)
-def test_killed_at_every_file_the_same_command_ends_bit_equal(arguments, whole, tmp_path, target, count):
-    if (target, count) in PLACES or (target not in ("torch.save", "os.open") and count > 3):
-        pytest.skip("covered, or not so many calls")
-    check_death(arguments, whole, tmp_path / "killed", target, count)
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("model", ["tiny_llama", "tiny_falcon", "tiny_mistral"])
 def test_two_processes_in_4_bits_stopped_by_a_signal_go_on_and_merge(arguments, tmp_path, model):

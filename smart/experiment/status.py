@@ -85,9 +85,7 @@ def is_done(run: StageRun) -> bool:
     manifest = manifest_of(run)
     if not manifest or manifest.get("status") == INTERRUPTED:
         return False
-    if (
-        run.folder / RUN_FILE
-    ).exists():  # a training that ended, but could not remove what it no longer needs
+    if (run.folder / RUN_FILE).exists():  # a training that has not removed yet what it no longer needs
         return False
     if run.source is None:
         return True

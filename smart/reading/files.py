@@ -1,4 +1,4 @@
-"""Files as they lie on disk: their format, compression and encoding, and whether they stay as they are."""
+"""Files as they lie on disk: their format, compression and encoding."""
 
 from __future__ import annotations
 
@@ -82,24 +82,6 @@ def refuse_utf16(path: str | os.PathLike[str], head: bytes) -> bytes:
             f"{path}: is {other}, and only UTF-8 is read; convert it: iconv -f {other} -t UTF-8 FILE > NEW_FILE"
         )
     return head
-
-
-@contextlib.contextmanager
-def unchanged(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Rows and hash that are taken of a file inside are of the same bytes.
-
-    Raises:
-        UserError: at the end, where the file was replaced or written to meanwhile.
-    """
-    before = _identity(path)
-    yield
-    if _identity(path) != before:
-        raise UserError(f"{path}: changed while it was read; run again when nothing writes to it")
-
-
-def _identity(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def distinct(paths: Iterable[str]) -> list[str]:

@@ -13,10 +13,11 @@ from smart.config import UserError
 from smart.reading.columnar import parse_arrow, parse_parquet
 from smart.reading.csv_rows import parse_csv
 from smart.reading.faults import Fault, one_each
-from smart.reading.files import suffix_of, unchanged
+from smart.reading.files import suffix_of
 from smart.reading.json_rows import parse_json
 from smart.reading.parsed import Parsed
 from smart.reading.values import Kind, from_arrow, from_values, type_of
+from smart.runtime.content import unchanged
 from smart.runtime.files import hash_file
 
 Parser: TypeAlias = Callable[[str, Sequence[str]], Iterator[Parsed]]
@@ -87,7 +88,7 @@ def read(path: str, kinds: Mapping[str, Kind]) -> Rows:
     faults: list[Fault] = []
     names: Sequence[str] = []
     count = 0
-    with unchanged(path):
+    with unchanged(Path(path)):
         for batch in scan(path, kinds):
             names, count = batch.names, count + batch.count
             faults += batch.faults

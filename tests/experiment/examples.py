@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 FAKE = """
-import json, os, pathlib, shutil, sys, time
+import json, os, pathlib, shutil, sys, time, xxhash
 stage, *arguments = sys.argv[1:]
 given = dict(argument.split("=", 1) for argument in arguments)
 trap = pathlib.Path(os.environ["TRAPS"])
@@ -47,7 +47,8 @@ if (trap / f"made-{stage}").exists():
     shutil.copytree(trap / f"made-{stage}", folder, dirs_exist_ok=True)
 source = given.get("mixture") or given.get("adapter")
 before = json.loads((pathlib.Path(source) / "manifest.json").read_text())["key"] if source else None
-manifest = {"key": f"{folder.name} of {before}", "seconds": 1.5}
+files = {file.name: xxhash.xxh3_128(file.read_bytes()).hexdigest() for file in folder.glob("*.*") if file.name != "manifest.json"}
+manifest = {"key": f"{folder.name} of {before}", "seconds": 1.5, "files": files}
 manifest |= {"train": {"mixture": {"key": before}}, "evaluate": {"adapter": {"key": before}}}.get(stage, {})
 (folder / "manifest.json").write_text(json.dumps(manifest))
 """

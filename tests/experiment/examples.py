@@ -47,7 +47,8 @@ if (trap / f"made-{stage}").exists():
     shutil.copytree(trap / f"made-{stage}", folder, dirs_exist_ok=True)
 source = given.get("mixture") or given.get("adapter")
 before = json.loads((pathlib.Path(source) / "manifest.json").read_text())["key"] if source else None
-files = {file.name: xxhash.xxh3_128(file.read_bytes()).hexdigest() for file in folder.glob("*.*") if file.name != "manifest.json"}
+written = [file for file in folder.glob("*.*") if file.name != "manifest.json"]
+files = {file.name: xxhash.xxh3_128(file.read_bytes()).hexdigest() for file in written}
 manifest = {"key": f"{folder.name} of {before}", "seconds": 1.5, "files": files}
 manifest |= {"train": {"mixture": {"key": before}}, "evaluate": {"adapter": {"key": before}}}.get(stage, {})
 (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -129,13 +129,13 @@ def hub_errors(name: str) -> Iterator[None]:
             ) from error
         if any(isinstance(cause, RepositoryNotFoundError) for cause in causes) or 401 in status:
             raise UserError(
-                f"{name} was not found, or needs a login: check model.name, then log in with `hf auth"
+                f"{name} was not found, or needs a login: check the name, then log in with `hf auth"
                 " login`, or set HF_TOKEN"
             ) from error
         if any(isinstance(cause, LocalEntryNotFoundError) for cause in causes) or "offline" in str(error):
             raise UserError(
                 f"{name} is not in the cache, and the hub cannot be reached: run the same command with"
-                " fetch_only=true where it can, or give a folder as model.name"
+                " fetch_only=true where it can, or name a folder"
             ) from error
         if "trust_remote_code" in str(error):
             raise UserError(f"{name} needs code of its own repository, which is never run") from error

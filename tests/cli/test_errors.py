@@ -56,7 +56,7 @@ def nothing_half_written(root: Path) -> bool:
             "optimizer=lazzy: must be one of exact, lazy, naive, partition; did you mean lazy?",
         ),
         ("validation_rows=5%", "validation_rows=5%"),
-        ("tokenizer=nix/nowhere", "tokenizer=nix/nowhere: cannot be loaded"),
+        ("tokenizer=nix/nowhere", "tokenizer=nix/nowhere is not in the cache"),
         ("budget=", "budget"),
         ("encoder=minilm encoder.max_length=abc", "encoder.max_length=abc: must be a whole number"),
         ("collection.seed=abc collection.validation=5%", "collection.seed=abc: must be a whole number"),
@@ -156,10 +156,10 @@ def test_a_disk_that_is_mounted_read_only(select: Command, tmp_path: Path, key: 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 200 KiB."""
+    """A disk of 32 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("a small tmpfs cannot be mounted here (needs root)")
     yield disk

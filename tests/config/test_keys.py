@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
 from smart.cli.errors import explain
 from smart.config import Composition, ConfigError, asked, compose, deciding, declared, option, read_config
@@ -115,8 +116,9 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pq.write_table(table.slice(0, len(table) - 1), f"benchmarks2/{name}.parquet")
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "tiny_llama"}))
-    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    lora = {"peft_type": "LORA", "base_model_name_or_path": "tiny_llama"}
+    (adapter / "adapter_config.json").write_text(json.dumps(lora))
+    save_file({"weights": np.zeros(1)}, adapter / "adapter_model.safetensors")
     (tmp_path / "published.csv").write_text("metric,value,source\nmmlu/acc,0.5,somewhere\n")
 
 
@@ -474,7 +476,7 @@ def test_further_files_of_models_and_adapters_are_in_their_keys(tmp_path: Path, 
     for name in FREE_FILES:
         (folder / name).write_text("{}")
     assert key(folder) == known[-1]
-    (folder / "adapter_model.safetensors").write_bytes(b"other weights")
+    save_file({"weights": np.ones(1)}, folder / "adapter_model.safetensors")
     assert (key(folder) == known[-1]) != with_adapter
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,41 @@ def test_imports_inside_functions_are_of_slow_or_optional_modules_alone() -> Non
             if not allowed and (name, module) not in LAZY:
                 wrong.append(f"{name}:{line} {module}")
     assert wrong == []
+
+
+NOUN = re.compile(r" (?:(?!with\b)[a-z]+ )?(?!as\b|has\b|is\b|its\b|was\b)[a-z]+s\b")
+NUMBER = re.compile(r"len\(|sum\(|.*\.(sum|count)\([^()]*\)$")
+
+
+def miscounted(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of every number before a noun that is written as if it could not be one."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            for value, text in pairwise(node.values):
+                if isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant):
+                    as_number = value.format_spec is not None and ast.unparse(value.format_spec) in (
+                        "f','",
+                        "f',d'",
+                    )
+                    shown = ast.unparse(value.value)
+                    if NOUN.match(text.value) and (as_number or NUMBER.match(shown)):
+                        yield node.lineno, shown + text.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from (
+                (node.lineno, found[0]) for found in re.finditer(r"%d [a-z]+s\b|\w\(e?s\)", node.value)
+            )
+
+
+def test_one_row_is_not_one_rows(tmp_path: Path) -> None:
+    """Messages count with `counted`."""
+    # The engine has none of our own helpers.
+    ours = [path for path in SOURCES if "submodular" not in path.parts]
+    assert [(path.name, *found) for path in ours for found in miscounted(path)] == []
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        "[f'{n:,} rows', f'{len(x)} long rows', '%d rows', f'{n} process(es)', 'a row(s)', f'{n:,} is']"
+    )
+    assert len(list(miscounted(wrong))) == 5
 
 
 def test_no_slow_module_is_loaded_by_the_rooms() -> None:

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smart.config import Problems, UserError, option
+from smart.config import Problems, UserError, counted, option
 from smart.config.types import Names, Positive, Whole
 from smart.templates import SEPARATOR
 
@@ -222,8 +222,8 @@ def check_room(suite: LoadedSuite, max_length: int | None) -> None:
         new = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", 0)
         if max_length is not None and new >= max_length:
             raise UserError(
-                f"max_length={max_length}: {name} generates up to {new} tokens, which leaves no room for its prompts;"
-                f" give at least {2 * new}, or null for what the model was trained on"
+                f"max_length={max_length}: {name} generates up to {counted(new, 'token')}, which leaves no room for its"
+                f" prompts; give at least {2 * new}, or null for what the model was trained on"
             )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hydra.experimental.callback import Callback
 
 from smart.cli.errors import explain
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.runtime.files import write_atomic
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def report() -> bool:
     if not jobs:
         return False
     failed = 0
-    print(f"\nSweep of {len(jobs)} jobs, logs in {folder}:")
+    print(f"\nSweep of {counted(len(jobs), 'job')}, logs in {folder}:")
     for number, job in jobs:
         try:
             result = json.loads((job / RESULT).read_text())

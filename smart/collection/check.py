@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from smart.collection.schema import LABELS, SCHEMA, TEXTS
 from smart.collection.tables import is_blank, keep_rows
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.reading import Fault, apart, as_text, fault_where, refusal
 from smart.templates import TEMPLATES
 
@@ -90,7 +90,7 @@ def check(parts: Sequence[Part], bad_rows: str) -> tuple[pa.Table, dict[str, int
     counts = dict(dropped)
     table = pa.concat_tables(tables).cast(SCHEMA).unify_dictionaries()
     if len(table) == 0:
-        read = f"{start:,} rows read" + "".join(
+        read = f"{counted(start, 'row')} read" + "".join(
             f"; {count:,} dropped, {reason}" for reason, count in counts.items()
         )
         raise UserError(f"{parts[0].where}{' and the rest' * (len(parts) > 1)}: no rows to use ({read})")

@@ -16,7 +16,7 @@ import pyarrow as pa
 from smart.collection.check import Part, check
 from smart.collection.schema import Collection
 from smart.collection.tables import fingerprint, hash_texts, keep_rows, later_copies
-from smart.config import Count, Problems, UserError, check_options, code_of, parse_count
+from smart.config import Count, Problems, UserError, check_options, code_of, counted, parse_count
 from smart.config.types import Name
 from smart.runtime.files import hash_bytes
 
@@ -152,7 +152,7 @@ def load(options: Source, *, cache: Path | None = None) -> Collection:
 def say_dropped(split: str, reason: str, count: int, total: int) -> None:
     """One line on the screen for one reason for which rows are left out; none for no rows."""
     if count:
-        log.warning("Left out %s of %s %s rows: %s.", f"{count:,}", f"{total:,}", split, reason)
+        log.warning("Left out %s of %s: %s.", f"{count:,}", counted(total, f"{split} row"), reason)
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class _Split:
         count = part.count.of(total)
         if count >= total:
             raise UserError(
-                f"collection.validation={part.count.text}: the collection has only {total:,} rows"
+                f"collection.validation={part.count.text}: the collection has only {counted(total, 'row')}"
             )
         keep = np.ones(total, bool)
         keep[np.random.default_rng(part.seed).permutation(total)[:count]] = False

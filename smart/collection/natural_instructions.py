@@ -14,7 +14,7 @@ from smart.collection.check import Part
 from smart.collection.loading import HeldOut, Reading, Source
 from smart.collection.render import closed_set, draw_templates, task_rng
 from smart.collection.schema import TEXTS
-from smart.config import ConfigError, Problems, UserError, option
+from smart.config import ConfigError, Problems, UserError, counted, option
 from smart.config.types import Positive, Seed
 from smart.reading import TEXT, Fault, decode_json, from_values
 from smart.runtime.files import hash_bytes
@@ -104,7 +104,11 @@ class NaturalInstructions(Source):
                 raise UserError(f"{path}: not a task file: {type(error).__name__}: {error}") from error
             hashes.append(hash_bytes([content]))
             drawn, count = len(rows), len(task["Instances"])
-            said = "" if drawn == count else f" ({drawn} instances drawn of {count}, counted by themselves)"
+            said = (
+                ""
+                if drawn == count
+                else f" ({counted(drawn, 'instance')} drawn of {count}, counted by themselves)"
+            )
             parts.append(_part(f"{path}{said}", name, rows))
         return parts, hashes
 

@@ -6,6 +6,7 @@ from smart.config.counts import Count, parse_count
 from smart.config.errors import ConfigError, Infeasible, Problems, UserError, nearest
 from smart.config.keys import asked, deciding
 from smart.config.options import declared, option
+from smart.config.plurals import counted
 from smart.config.reading import check_options, read_options
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "code_of_targets",
     "compose",
     "conf_dir",
+    "counted",
     "deciding",
     "declared",
     "nearest",

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from smart.config.plurals import counted
+
 
 class UserError(Exception):
     """A mistake that the user can fix. Commands print its message alone, without a traceback, and exit with 1.
@@ -63,7 +65,9 @@ class Problems:
             raise ConfigError(self.found[0])
         if self.found:
             listed = "\n".join(f"  - {problem}" for problem in self.found)
-            raise ConfigError(f"{len(self.found)} values of the configuration are wrong:\n{listed}")
+            raise ConfigError(
+                f"{counted(len(self.found), 'value')} of the configuration are wrong:\n{listed}"
+            )
 
 
 def _shown(value: object) -> object:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from smart.config import counted
 from smart.embedding.encoders import DTYPES, Encoded, Encoder, Session
 from smart.embedding.precomputed import Precomputed
 from smart.runtime.contracts import require, require_json, require_members, require_valid, run_checks
@@ -188,7 +189,7 @@ def _require_encoded(encoded: Encoded, count: int) -> None:
     vectors, truncated = encoded
     hint = "convert tensors with .float().cpu().numpy()"
     require(isinstance(vectors, np.ndarray), "vectors as a numpy array", type(vectors).__name__, hint)
-    what = f"float vectors of shape ({count}, d) for {count} texts"
+    what = f"float vectors of shape ({count}, d) for {counted(count, 'text')}"
     fits = vectors.dtype.kind == "f" and vectors.ndim == 2 and len(vectors) == count and vectors.shape[1] > 0
     require(fits, what, f"{vectors.dtype} {vectors.shape}", "return one row for each text, in their order")
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
@@ -212,7 +213,7 @@ def _width(trial: _Trial) -> None:
     if width is not None:
         d = trial.vectors.shape[1]
         hint = "return the number of columns that encode() gives, or None"
-        require(width == d, f"width() to be the vectors' {d} dimensions, or None", width, hint)
+        require(width == d, f"width() to be {d}, the width of the vectors, or None", width, hint)
 
 
 def _storage(trial: _Trial) -> None:
@@ -257,7 +258,10 @@ def _unusual_texts(trial: _Trial) -> None:
         _require_encoded(encoded, 1)
         d, wanted = encoded[0].shape[1], trial.vectors.shape[1]
         require(
-            d == wanted, f"{wanted} dimensions for {text[:40]!r} too", d, "return one width for all texts"
+            d == wanted,
+            f"{counted(wanted, 'dimension')} for {text[:40]!r} too",
+            d,
+            "return one width for all texts",
         )
 
 

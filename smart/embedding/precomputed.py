@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smart.config import Problems, UserError
+from smart.config import Problems, UserError, counted
 from smart.embedding.prompts import Prompts
 from smart.embedding.vectors import Vectors
 from smart.runtime.content import check_unchanged, hash_content, state_of
@@ -82,8 +82,8 @@ class Precomputed:
             )
         if len(array) != rows_read:
             raise UserError(
-                f"encoder.path={self.path}: holds {len(array):,} vectors, but the collection has "
-                f"{rows_read:,} rows as read; make one vector for each row, files sorted by path, "
+                f"encoder.path={self.path}: holds {counted(len(array), 'vector')}, but the collection has "
+                f"{counted(rows_read, 'row')} as read; make one vector for each row, files sorted by path, "
                 "before anything is dropped"
             )
         return array

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from smart.config import counted
 from smart.runtime.files import hash_bytes
 from smart.runtime.progress import progress
 
@@ -37,9 +38,11 @@ class Prompts:
         if not len(self.order):
             raise ValueError("no prompts")
         if self.texts.null_count:
-            raise ValueError(f"{self.texts.null_count} prompts are null")
+            raise ValueError(f"null in {counted(self.texts.null_count, 'prompt')}")
         if len(self.rows) != len(self.texts):
-            raise ValueError(f"{len(self.texts)} prompts, but {len(self.rows)} row numbers")
+            raise ValueError(
+                f"{counted(len(self.texts), 'prompt')}, but {counted(len(self.rows), 'row number')}"
+            )
 
     def __len__(self) -> int:
         return len(self.order)

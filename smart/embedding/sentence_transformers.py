@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import errors, try_to_load_from_cache
 
-from smart.config import Problems, UserError, nearest
+from smart.config import Problems, UserError, counted, nearest
 from smart.embedding.encoders import Encoded, Encoder, Session, validate_dtype
 from smart.runtime.files import hash_bytes, hash_file
 
@@ -150,7 +150,7 @@ class SentenceTransformers(Encoder):
             room = getattr(transformer.auto_model.config, "max_position_embeddings", None)
             if room and self.max_length > room:
                 raise UserError(
-                    f"encoder.max_length={self.max_length}: {self.name} sees at most {room} tokens"
+                    f"encoder.max_length={self.max_length}: {self.name} sees at most {counted(room, 'token')}"
                 )
             model.max_seq_length = self.max_length
         model.tokenizer.truncation_side = self.truncation

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smart.config import UserError, code_of
+from smart.config import UserError, code_of, counted
 from smart.embedding.encoders import Encoded, Encoder, Session
 from smart.embedding.precomputed import Precomputed
 from smart.embedding.prompts import Prompts
@@ -177,7 +177,10 @@ class _Store:
         done = len(self.prompts) - rows
         if done:
             log.info(
-                "%d of %d prompts are embedded already; resuming in %s", done, len(self.prompts), self.home
+                "Resuming in %s: embedded already are %s of %s",
+                self.home,
+                f"{done:,}",
+                counted(len(self.prompts), "prompt"),
             )
         with (
             self.encoder.open() as session,
@@ -255,6 +258,6 @@ def _full_disk_explained(folder: Path, size: int) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
-            f"{folder} is full: the vectors still to be stored need {size:,} bytes. What is there is whole: "
+            f"{folder} is full: the vectors still to be stored need {counted(size, 'byte')}. What is there is whole: "
             "free some space, or move output_root to a larger disk, and run the same command again"
         ) from error

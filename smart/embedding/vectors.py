@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from smart.config import counted
 from smart.runtime.files import hash_bytes
 from smart.runtime.locks import locked
 from smart.runtime.progress import progress
@@ -71,7 +72,7 @@ def task_statistics(vectors: Vectors, offsets: np.ndarray) -> TaskStatistics:
     ends = offsets[:: len(TEMPLATES)]
     if offsets[0] != 0 or offsets[-1] != vectors.n or len(offsets) % len(TEMPLATES) != 1:
         raise ValueError(
-            f"offsets {offsets[0]} … {offsets[-1]} do not cover {vectors.n} vectors in groups of 4"
+            f"offsets {offsets[0]} … {offsets[-1]} do not cover {counted(vectors.n, 'vector')} in groups of 4"
         )
     if np.any(np.diff(ends) <= 0):
         raise ValueError(f"task {np.flatnonzero(np.diff(ends) <= 0)[0]} holds no vectors")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lm_eval.api.model import LM
 from lm_eval.models.utils import Collator, normalize_gen_kwargs
 
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.runtime.files import hash_bytes
 from smart.runtime.processes import Processes
 from smart.runtime.progress import progress
@@ -67,7 +67,9 @@ class AnswerStore:
             start += len(line) + 1
         if damaged:
             count = sum(bool(line.strip()) for line in lines)
-            log.warning("%s: %d of %d lines are damaged: asked again.", file, len(damaged), count)
+            log.warning(
+                "%s: damaged, so asked again: %s of %s.", file, f"{len(damaged):,}", counted(count, "line")
+            )
             # The last one may be torn, or another process may be writing it just now.
             _blank(file, [place for place in damaged if sum(place) < len(content)])
 
@@ -166,8 +168,8 @@ class CachedLM(LM):
             new = normalize_gen_kwargs(dict(options), self.inner.max_gen_toks)["max_gen_toks"]
             if new >= self.inner.max_length:
                 raise UserError(
-                    f"max_length={self.inner.max_length}: a task generates up to {new} tokens, which leaves no room for"
-                    " its prompts; raise max_length, or take a model with a longer context"
+                    f"max_length={self.inner.max_length}: a task generates up to {counted(new, 'token')}, which leaves"
+                    " no room for its prompts; raise max_length, or take a model with a longer context"
                 )
             self.tally.input_tokens += length
             self.tally.new_tokens += new

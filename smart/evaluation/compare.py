@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.evaluation.metrics import Metric, Scores, differing_settings
 from smart.evaluation.statistics import (
     FEWEST_SEEDS,
@@ -22,6 +21,7 @@ from smart.evaluation.statistics import (
     mean_score,
     paired_difference,
 )
+from smart.runtime.escapes import csv_lines, markdown
 from smart.runtime.files import atomic_folder, write_atomic
 from smart.runtime.manifest import make_key, write_manifest
 from smart.runtime.plot_style import COLOURS, save_figure, style
@@ -58,7 +58,8 @@ class Comparison:
             f"95 % interval {low:+.4f} to {high:+.4f}" if interval.known else "no interval can be had"
         ]
         evidence += [f"{what.test} p = {what.p:.3g}, after Holm {self.adjusted:.3g}"]
-        evidence += [] if what.gained is None else [f"{what.gained + (what.lost or 0)} decisions differ"]
+        if what.gained is not None:
+            evidence += [f"differ in {counted(what.gained + (what.lost or 0), 'decision')}"]
         evidence += ["few and skewed scores: the interval may be too narrow"] if interval.skewed else []
         said = f"({'; '.join(evidence)})"
         where = f"{self.part} ({self.metric}, {self.drawn})"
@@ -104,7 +105,8 @@ def compare(spec: Any, output: Path | None, root: Path) -> tuple[Path, str]:
         _write_table(draft / "comparison.csv", rows)
         _draw(draft / "comparison.png", rows)
         write_atomic(
-            draft / "README.md", f"# {' against '.join(read)}\n\n![](comparison.png)\n\n" + _bullets(text)
+            draft / "README.md",
+            f"# {markdown(' against '.join(read))}\n\n![](comparison.png)\n\n" + _bullets(text),
         )
         write_manifest(
             draft, {"kind": "comparison", "key": key, "inputs": keys, "config": {"compare": groups}}
@@ -188,8 +190,8 @@ def _check_questions(metric: Metric, everyone: Sequence[Scores]) -> None:
             if other.questions[task] != one.questions[task]:
                 sizes = [len(scores.values[task, metric.metric, metric.filter]) for scores in (one, other)]
                 raise UserError(
-                    f"compare: {one.name} and {other.name} did not answer the same prompts of {task} ({sizes[0]} and"
-                    f" {sizes[1]} items): score both with the same limit, shots and data"
+                    f"compare: {one.name} and {other.name} did not answer the same prompts of {task} ({sizes[0]:,} and"
+                    f" {counted(sizes[1], 'item')}): score both with the same limit, shots and data"
                 )
 
 
@@ -199,7 +201,7 @@ def _stacked(runs: Sequence[Scores], metric: Metric) -> list[np.ndarray]:
 
 
 def _bullets(text: str) -> str:
-    return "".join(f"- {line}\n" for line in text.splitlines())
+    return "".join(f"- {markdown(line)}\n" for line in text.splitlines())
 
 
 def _write_table(path: Path, rows: Sequence[Comparison]) -> None:
@@ -225,10 +227,8 @@ def _write_table(path: Path, rows: Sequence[Comparison]) -> None:
         }
         for row in rows
     ]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    cells: list[Sequence[object]] = [list(lines[0]), *(list(line.values()) for line in lines)]
+    path.write_text(csv_lines(cells), encoding="utf-8", newline="")
 
 
 def _draw(path: Path, rows: Sequence[Comparison]) -> None:

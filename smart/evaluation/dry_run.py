@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from smart.config import counted
 from smart.evaluation.job import EvaluationJob, load_tasks
 from smart.evaluation.model_under_test import wrap
 from smart.evaluation.scoring import run_suite
@@ -27,9 +28,9 @@ def describe_plan(job: EvaluationJob) -> str:
     seconds += speed.call * tally.requests / int(at_once)
     seconds += speed.writing(weights, calls, int(at_once), width)
     lines = {
-        "items": f"{items:,} of {len(suite.loaded['tasks'])} tasks; {tally.requests:,} requests",
+        "items": f"{items:,} of {counted(len(suite.loaded['tasks']), 'task')}; {counted(tally.requests, 'request')}",
         "tokens": f"{tally.input_tokens:,} read, at most {tally.new_tokens:,} generated",
-        "truncated": f"{tally.truncated:,} prompts longer than the model's context",
+        "truncated": f"{counted(tally.truncated, 'prompt')} longer than the model's context",
         "time": f"about {_duration(seconds)}, good for a factor of two ({speed.name})",
     }
     head = f"Plan: suite {job.suite.name} on {job.model.name}"

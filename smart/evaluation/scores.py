@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.evaluation.statistics import Average, Interval, ratio_scores, score_interval, within_unit
 from smart.runtime.files import hash_bytes
 from smart.runtime.manifest import open_artifact
@@ -184,10 +184,10 @@ def describe_draw(tasks: Sequence[np.ndarray], drawn: bool) -> str:
     >>> describe_draw([np.ones(2)] * 57, drawn=False)
     '114 items in 57 subtasks'
     """
-    items = f"{sum(map(len, tasks)):,} items"
+    items = counted(sum(map(len, tasks)), "item")
     if drawn:
-        return f"{len(tasks):,} tasks"
-    return items if len(tasks) == 1 else f"{items} in {len(tasks):,} subtasks"
+        return counted(len(tasks), "task")
+    return items if len(tasks) == 1 else f"{items} in {counted(len(tasks), 'subtask')}"
 
 
 def _category_interval(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smart.benchmarks.suites import SEEDS, LoadedSuite, chance, check_room
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.evaluation.job import PACKAGES, VERSION, EvaluationJob, load_tasks
 from smart.evaluation.model_under_test import load_lm, settings
 from smart.evaluation.scores import samples_table, summarize, task_hashes, write_scores
@@ -49,7 +49,7 @@ def score(job: EvaluationJob, folder: Path, processes: Processes, device: torch.
     inner = load_lm(job.model, tokenizer, job.config.cache / "models", device)
     if job.model.precision.batch_size == "auto":  # all processes have to make the same batches
         inner.batch_size_per_gpu = min(processes.share(inner._detect_batch_size))
-        log.info("batch_size=auto: %d prompts fit at once.", inner.batch_size_per_gpu)
+        log.info("batch_size=auto: room for %s at once.", counted(inner.batch_size_per_gpu, "prompt"))
     used = settings(inner, job.model)
     answers = job.config.cache / "answers" / make_key({**used, "versions": versions(*PACKAGES)}, [], VERSION)
     lm = CachedLM(inner, AnswerStore(answers, f"{job.key[:8]}-{processes.rank}"), processes)
@@ -57,8 +57,10 @@ def score(job: EvaluationJob, folder: Path, processes: Processes, device: torch.
     results = run_suite(lm, suite, job.limit, job.config.chat_template)
     samples = samples_table(results.pop("samples"))
     if lm.tally.truncated:
-        lost, asked, room = (f"{n:,}" for n in (lm.tally.truncated, lm.tally.requests, inner.max_length))
-        log.warning("%s of %s prompts are longer than %s tokens and lost their left part.", lost, asked, room)
+        lost, asked = f"{lm.tally.truncated:,}", counted(lm.tally.requests, "prompt")
+        log.warning(
+            "Longer than %s, so cut at the left: %s of %s.", counted(inner.max_length, "token"), lost, asked
+        )
     content = {
         **{key: results.get(key, {}) for key in THEIRS},
         "scores": summarize(

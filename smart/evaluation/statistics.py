@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from smart.config import counted
+
 Average = Literal["micro", "macro"]
 Kind = Literal["decision", "share", "number"]
 """0 or 1; anything in [0, 1]; anything."""
@@ -477,10 +479,9 @@ def group_difference(
     seeds = len(one), len(other)
     if min(seeds) < FEWEST_SEEDS:
         value = float(strata.mean(one.mean(axis=0)) - strata.mean(other.mean(axis=0)))
-        few = " and ".join(map(str, dict.fromkeys(seeds)))
-        return Difference(
-            Interval(value, -np.inf, np.inf), None, f"none: {few} seeds, {FEWEST_SEEDS} are needed"
-        )
+        *few, last = dict.fromkeys(seeds)
+        named = " and ".join([*map(str, few), counted(last, "seed")])
+        return Difference(Interval(value, -np.inf, np.inf), None, f"none: {named}, {FEWEST_SEEDS} are needed")
     bounds, parts = group_bounds(one, other, strata, kind)
     interval = _interval(bounds, is_skewed(one.mean(axis=0) - other.mean(axis=0), kind))
     # Without an interval, numbers differ by the same amount in every item of every run.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from smart.config import counted
 from smart.experiment.estimate import TOKENS, Estimate, Texts, estimate
 from smart.experiment.grid import heading, shown
 from smart.experiment.run_graph import FOLDERS, Cell, StageRun, Study
@@ -56,7 +57,8 @@ def describe_plan(
     cells = [_cell_state(cell, states) for cell in study.cells]
     counts = ", ".join(f"{cells.count(state)} {state}" for state in Status if state in cells)
     lines = [
-        f"Plan: table {study.grid.name}, {len(study.cells)} cells ({counts}), {len(study.runs)} runs of stages",
+        f"Plan: table {study.grid.name}, {counted(len(study.cells), 'cell')} ({counts}),"
+        f" {counted(len(study.runs), 'run')} of stages",
         "",
     ]
     lines += _shared(study)
@@ -95,8 +97,8 @@ def _shared(study: Study) -> list[str]:
     vectors = {config.vectors for config in configs if config.vectors}
     orders = {config.orderings for config in configs if config.orderings}
     return [
-        f"  shared by {len(selections)} selections: embeddings of {len(vectors)} pool(s),"
-        f" {len(orders)} set(s) of orderings (made once, whatever the budget)",
+        f"  shared by {counted(len(selections), 'selection')}: embeddings of {counted(len(vectors), 'pool')},"
+        f" {counted(len(orders), 'set')} of orderings (made once, whatever the budget)",
     ]
 
 
@@ -104,7 +106,7 @@ def _branch(
     study: Study, run: StageRun, states: Mapping[str, Status], infeasible: Mapping[str, str], depth: int
 ) -> list[str]:
     users = study.users(run)
-    shared = f"  for {users} cells" if users > 1 else ""
+    shared = f"  for {counted(users, 'cell')}" if users > 1 else ""
     lead = f"  {'│  ' * max(0, depth - 1)}{'└─ ' if depth else ''}[{_MARK[states[run.id]]}]"
     line = f"{lead} {run.stage:<8} {run.name}  {run.id}{shared}"
     readers = [reader for reader in study.runs if reader.source and reader.source.id == run.id]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from smart.config import counted
 from smart.config.command_line import shell_line
 from smart.experiment.run_graph import COMMANDS, FOLDERS, StageRun, Study
 from smart.experiment.status import RunLog, Status, is_done, is_stale
@@ -74,7 +75,7 @@ def run_missing(
         missing = [run for run in runs if states[run.id] in (Status.WAITING, Status.FAILED)]
         missing = [run for run in missing if run.source is None or is_done(run.source)]
         done = sum(state is Status.DONE for state in states.values())
-        tell(f"{stage}: {len(runs)} runs, {done} done, {len(missing)} to do")
+        tell(f"{stage}: {counted(len(runs), 'run')}, {done} done, {len(missing)} to do")
         if missing:
             start(missing)
 

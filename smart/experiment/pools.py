@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smart.config import Infeasible, UserError, compose, read_config
+from smart.config import Infeasible, UserError, compose, counted, read_config
 from smart.config.command_line import literal
 from smart.experiment.report import TaskMap
 from smart.experiment.run_graph import StageRun, Study
@@ -72,7 +72,8 @@ def infeasible(pools: dict[str, tuple[SelectConfig, Pool]]) -> dict[str, str]:
         held = int(np.sort(pool.groups.sizes.sum(axis=1))[-num_tasks:].sum())
         if budget > held:
             found[run] = (
-                f"budget={config.budget.text}: any {num_tasks} tasks of the pool hold at most {held:,} rows"
+                f"budget={config.budget.text}: any {counted(num_tasks, 'task')} of the pool can give"
+                f" at most {counted(held, 'row')}"
             )
     return found
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smart.config import UserError, nearest
+from smart.config import UserError, counted, nearest
 from smart.evaluation.metrics import Metric
 from smart.experiment.grid import Grid, Values, shown
 
@@ -62,7 +62,8 @@ def read_reference(
     published = []
     for number, cells in lines:
         if len(cells) != len(head[1]):
-            what = f"has {len(cells)} cells, and the head has {len(head[1])}; put quotes around a text with commas"
+            what = f"has {counted(len(cells), 'cell')}, and the head has {len(head[1])}"
+            what += "; put quotes around text with commas"
             problems.append(f"line {number}: {what}")
             continue
         line = dict(zip(head[1], cells, strict=True))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -250,17 +248,11 @@ def _stacked(lines: Sequence[str], side: str) -> str:
 
 def as_csv(table: Table) -> str:
     """A line for each row and metric, with everything that is known of it."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     score = "part,metric,filter,mean,deviation,low,high,skewed,seeds,drawn,best,near_best"
     score += ",difference,difference_low,difference_high"
     sizes = [key.replace(" ", "_") for key in SIZES]
     head = [*table.grid.axes, "tuned", "state", *score.split(","), "test", "p", "p_holm", *sizes, "flagged"]
-    writer.writerow([*head, "reference", "source"] if table.published else head)
-
-    def write(line: Sequence[object]) -> None:
-        writer.writerow([escapes.csv_text(cell) if isinstance(cell, str) else cell for cell in line])
-
+    lines: list[Sequence[object]] = [[*head, "reference", "source"] if table.published else head]
     for row in table.rows:
         keys = [shown(key, row.values[key]) if key in row.values else "" for key in table.grid.axes]
         after = [*(row.sizes.get(key, "") for key in SIZES), " ".join(row.flagged)]
@@ -278,8 +270,8 @@ def as_csv(table: Table) -> str:
             if table.published:
                 one = find_reference(table.published, row.values, metric)
                 line += [one.value, one.source] if one else ["", ""]
-            write(line)
-    return text.getvalue()
+            lines.append(line)
+    return escapes.csv_lines(lines)
 
 
 def _numbers(entry: Entry | None) -> list[object]:

@@ -13,6 +13,7 @@ from string import Template
 
 import numpy as np
 
+from smart.config import counted
 from smart.config.command_line import shell_line
 from smart.experiment.dry_run import describe
 from smart.experiment.render import DIFFERENCES, SPENT, Table, baseline, bounds, differences
@@ -56,9 +57,9 @@ def report(
     """
     states = [cell_status(cell, run_log) for cell in study.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in Status if state in states)
-    against = differences(table)
+    cells, against = counted(len(study.cells), "cell"), differences(table)
     parts = [
-        f'<p class="soft">{len(study.cells)} cells: {counts}. Reproduce with:</p>{_code(command)}',
+        f'<p class="soft">{cells}: {counts}. Reproduce with:</p>{_code(command)}',
         f"<h2>Scores</h2>{_scores(table)}",
         f'<ul class="soft">{"".join(f"<li>{escape(line)}</li>" for line in table.legend())}</ul>',
         f"<h2>Against the baseline ({escape(baseline(table.grid))})</h2>{_plain(DIFFERENCES, against)}"

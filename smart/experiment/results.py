@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from smart.config import deciding
+from smart.config import counted, deciding
 from smart.evaluation.metrics import Metric, Scores, differing_settings, distinct
 from smart.evaluation.scores import keep_numbers
 from smart.experiment.config import ReproduceConfig
@@ -57,7 +57,9 @@ def _shared_seeds(materials: Sequence[Material]) -> list[str]:
     """Says where seeds name the same run, which then counts once."""
     counts = [(len(one.scores), len(distinct(one.scores))) for one in materials]
     lines = [
-        f"{named} seeds name {found} runs, which count once each" for named, found in counts if named > found
+        f"{counted(named, 'seed')} name {counted(found, 'run')}, each counted once"
+        for named, found in counts
+        if named > found
     ]
     return [f"Seeds that change nothing are no seeds: {line}." for line in dict.fromkeys(lines)]
 
@@ -67,7 +69,9 @@ def _material(cells: list[Cell], run_log: RunLog, scores: Mapping[str, Scores]) 
     states = [cell_status(cell, run_log) for cell in cells]
     missing = list(dict.fromkeys(state for state in states if state is not Status.DONE))
     state = (
-        f"{len(done)} of {len(cells)} seeds; {', '.join(missing)}" if missing and done else ", ".join(missing)
+        f"{len(done)} of {counted(len(cells), 'seed')}; {', '.join(missing)}"
+        if missing and done
+        else ", ".join(missing)
     )
     sizes = [count(manifest_of(cell.runs[1])) for cell in done if cell.seed is not None]
     found = tuple(scores[cell.last.id] for cell in done)

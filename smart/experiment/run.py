@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from smart.benchmarks.heldout import read_heldout
 from smart.benchmarks.suites import check_tasks
-from smart.config import UserError, nearest
+from smart.config import UserError, counted, nearest
 from smart.config.command_line import literal
 from smart.evaluation.heldout import METRICS as HELDOUT_METRICS
 from smart.evaluation.job import VERSION as EVALUATE
@@ -223,10 +223,11 @@ def _check_cells(made: Reproduction) -> None:
     statuses = [cell_status(cell, made.run_log) for cell in made.study.cells]
     if bad := statuses.count(Status.FAILED):
         raise UserError(
-            f"{bad} of {len(statuses)} cells failed; the same command tries those again. Logs: {made.run_log.logs}"
+            f"{bad} of {counted(len(statuses), 'cell')} failed; the same command tries those"
+            f" again. Logs: {made.run_log.logs}"
         )
     if left := statuses.count(Status.WAITING):
         raise UserError(
-            f"{left} of {len(statuses)} cells were not run: the launcher ended before it started them, and what it"
-            " said is above; the same command goes on"
+            f"not run: {left} of {counted(len(statuses), 'cell')}; the launcher ended before it started them, and"
+            " what it said is above; the same command goes on"
         )

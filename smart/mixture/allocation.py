@@ -6,7 +6,7 @@ from bisect import bisect_right
 
 import numpy as np
 
-from smart.config import Infeasible
+from smart.config import Infeasible, counted
 
 # Weights whose sum is nearer to 1 than this are used as they are: dividing by it could move a product across
 # a whole number. The floors of such weights cannot overshoot any budget under 1e12.
@@ -38,11 +38,13 @@ def allocate(weights: np.ndarray, sizes: np.ndarray, budget: int) -> np.ndarray:
     """
     weights, sizes = np.asarray(weights, np.float64), np.asarray(sizes, np.int64)
     if weights.ndim != 1 or weights.shape != sizes.shape or budget < 0 or (sizes < 0).any():
-        raise ValueError(f"cannot divide {budget} rows: weights {weights.shape}, sizes {sizes.shape}")
+        raise ValueError(
+            f"cannot divide {counted(budget, 'row')}: weights {weights.shape}, sizes {sizes.shape}"
+        )
     held = int(sizes.sum())
     if budget > held:
         raise Infeasible(
-            f"budget={budget}: the {len(sizes)} selected tasks hold {held} rows; "
+            f"budget={budget}: the {counted(len(sizes), 'selected task')} can give {counted(held, 'row')}; "
             f"ask for at most {held}, or select more tasks"
         )
     total = weights.sum()

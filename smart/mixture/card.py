@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smart.config import counted
 from smart.mixture.budgets import TaskBudgets, submixture_totals
 from smart.runtime.escapes import markdown
 from smart.templates import TEMPLATES
@@ -55,12 +56,14 @@ def render_card(
     rows = int(table.budgets.sum())
     held_out = "no validation rows"
     if validation_rows:
-        held_out = f"{validation_rows:,} validation rows, a sample of the whole pool's stratified by task"
+        held_out = (
+            f"{counted(validation_rows, 'validation row')}, a sample of the whole pool's stratified by task"
+        )
     sections = [
         _header(rows, validation_rows > 0),
         f"# {markdown(name)}",
-        f"An instruction-tuning mixture made with SMART: {rows:,} training rows of {table.sizes.sum():,}, "
-        f"from {len(table.selected):,} of {len(table.tasks):,} tasks; {held_out}.",
+        f"An instruction-tuning mixture made with SMART: {counted(rows, 'training row')} of {table.sizes.sum():,}, "
+        f"from {len(table.selected):,} of {counted(len(table.tasks), 'task')}; {held_out}.",
         _warnings(manifest.get("warnings", ())),
         _USE,
         "## What it holds",
@@ -108,7 +111,7 @@ def _contamination(found: Mapping[str, Any] | None) -> str:
             if found["mode"] == "drop"
             else f"{len(found['mixture'][split]):,} of them in this mixture"
         )
-        lines.append(f"Split {split}: {report['overlapping']:,} of {report['rows']:,} rows, {left}.")
+        lines.append(f"Split {split}: {report['overlapping']:,} of {counted(report['rows'], 'row')}, {left}.")
     overlaps = [(split, one) for split, report in found["collection"].items() for one in report["overlaps"]]
     if overlaps:
         lines += [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from smart.config import counted
 from smart.mixture.allocation import allocate
 from smart.mixture.budgets import TaskBudgets
 from smart.runtime.plot_style import COLOURS, log_scale, save_figure, style
@@ -75,7 +76,9 @@ def _budgets(tasks: TaskBudgets) -> Figure:
     _rows_of_each_task(left, strategies)
     _share_of_each_submixture(right, strategies, tasks.submixtures)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, markerscale=3)
-    figure.suptitle(f"Budget of {total:,} rows over a pool of {len(rows):,} tasks ({sizes.sum():,} rows)")
+    figure.suptitle(
+        f"Budget of {counted(total, 'row')} over a pool of {counted(len(rows), 'task')} ({counted(sizes.sum(), 'row')})"
+    )
     return figure
 
 
@@ -132,7 +135,7 @@ def _gains(tasks: TaskBudgets) -> Figure:
         axes.axhline(0, color="black", linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(
-        title=f"Marginal gain of each task, in greedy order ({len(gains):,} of {len(tasks.tasks):,} tasks)",
+        title=f"Marginal gain of each task, in greedy order ({len(gains):,} of {counted(len(tasks.tasks), 'task')})",
         xlabel="pick",
         ylabel="marginal gain (units of the set function)",
     )
@@ -155,7 +158,7 @@ def _task_map(tasks: TaskBudgets, task_embeddings: np.ndarray) -> Figure:
         axes.scatter(
             x[members], y[members], s=area[members], alpha=0.65, edgecolors="#555555", linewidths=0.4, **look
         )
-    entries = [(f"{rows.max():,} rows", "o", "white", full_area**0.5), ("no rows", ".", "#cccccc", 6)]
+    entries = [(counted(rows.max(), "row"), "o", "white", full_area**0.5), ("no rows", ".", "#cccccc", 6)]
     entries += [
         (_short(name), look["marker"], look["c"], 7) for name, look in looks.items() if look["c"] != _REST
     ]

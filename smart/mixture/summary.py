@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from smart.config import counted
 from smart.mixture.budgets import TaskBudgets, submixture_totals
 from smart.runtime.escapes import printable
 from smart.templates import TEMPLATES
@@ -37,8 +38,8 @@ def render_summary(table: TaskBudgets) -> str:
     by_template = zip(TEMPLATES, table.budgets.sum(axis=0), strict=True)
     return "\n".join(
         [
-            f"{rows.sum():,} of {sizes.sum():,} rows; {len(selected):,} of {len(rows):,} tasks selected, "
-            f"{(rows > 0).sum():,} with rows, {whole:,} taken whole",
+            f"{rows.sum():,} of {counted(sizes.sum(), 'row')}; {len(selected):,} of"
+            f" {counted(len(rows), 'task')} selected, {(rows > 0).sum():,} with rows, {whole:,} taken whole",
             "  ".join(f"{name} {count:,}" for name, count in by_template),
             "",
             *_aligned(("task", "gain", "weight", "rows", "of"), tasks),

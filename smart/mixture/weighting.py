@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from smart.config import Problems, UserError, nearest
+from smart.config import Problems, UserError, counted, nearest
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,10 @@ def taylor_softmax(gains: np.ndarray) -> np.ndarray:
     below = int((gains < -1).sum())
     if below:
         log.warning(
-            "%d of %d gains are below -1 (least: %.4g), where the Taylor softmax rises again and worse tasks "
+            "Below -1 are %s of %s (least: %.4g), where the Taylor softmax rises again and worse tasks "
             "weigh more; weighting=softmax has no such turn.",
-            below,
-            len(gains),
+            f"{below:,}",
+            counted(len(gains), "gain"),
             gains.min(),
         )
     return _normalised(1 + gains + gains**2 / 2)
@@ -197,7 +197,7 @@ class Temperature(Weighting):
 def _finite(gains: np.ndarray) -> np.ndarray:
     gains = np.asarray(gains, np.float64)
     if not np.isfinite(gains).all():
-        raise ValueError(f"{(~np.isfinite(gains)).sum()} of {len(gains)} gains are not finite")
+        raise ValueError(f"not finite: {(~np.isfinite(gains)).sum():,} of {counted(len(gains), 'gain')}")
     return gains
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from smart.config import counted
 from smart.mixture.budgets import TaskBudgets, write_tasks
 from smart.mixture.card import render_card
 from smart.mixture.figures import draw_figures
@@ -58,7 +59,7 @@ def write_mixture(
         ValueError: when `rows` doesn't hold as many rows as the budgets say.
     """
     if rows.num_rows != tasks.budgets.sum():
-        raise ValueError(f"{rows.num_rows} rows were chosen for budgets of {tasks.budgets.sum()}")
+        raise ValueError(f"{counted(rows.num_rows, 'row')} chosen for budgets of {tasks.budgets.sum():,}")
     held_out = validation.num_rows if validation is not None else 0
     with atomic_folder(folder) as draft:
         order = shuffle(rows["row"].to_numpy(), seed)

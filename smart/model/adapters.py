@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
-from smart.config import UserError, nearest
+from smart.config import UserError, counted, nearest
 from smart.model.base import Base
 from smart.model.load import load_model
 from smart.model.options import TuningOptions
@@ -70,7 +70,9 @@ def add_adapters(base: Base, model: PreTrainedModel, tuning: TuningOptions, seed
         adapted = get_peft_model(model, config)
     found = sum(name.endswith(".lora_A.default") for name, _ in adapted.named_modules())
     if found != len(names):
-        raise UserError(f"{base.options.name}: {found} layers got adapters where {len(names)} should have")
+        raise UserError(
+            f"{base.options.name}: adapters in {counted(found, 'layer')} where {len(names)} should have them"
+        )
     return adapted
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 
-from smart.config import UserError, nearest
+from smart.config import UserError, counted, nearest
 from smart.model.fingerprint import states, text_key, weights_key
 from smart.model.options import ModelOptions
 from smart.model.pretrained import check_weights, from_pretrained, hub_errors, read_tokenizer
@@ -188,7 +188,7 @@ def check_special_tokens(base: Base, tokenizer: PreTrainedTokenizerBase) -> None
         if token is not None and token >= base.vocabulary:
             raise UserError(
                 f"{base.options.name}: the tokenizer's {name} is number {token}, and the model's embedding has only"
-                f" {base.vocabulary} rows; the two do not belong together"
+                f" {counted(base.vocabulary, 'row')}; the two do not belong together"
             )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= base.vocabulary:
         tokenizer.pad_token = tokenizer.eos_token

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.model.base import Base
 from smart.model.pretrained import check_weights, hub_errors
 from smart.runtime.content import check_unchanged
@@ -164,7 +164,7 @@ def check_quantised(base: Base, model: PreTrainedModel) -> None:
     if not expected <= found <= set(base.all_linear_layers):
         missing = sorted(expected - found)
         raise UserError(
-            f"{base.options.name}: {len(found)} layers are in 4 bits where the architecture has"
+            f"{base.options.name}: 4 bits in {counted(len(found), 'layer')} where the architecture has"
             f" {len(expected)}"
             f" (missing: {', '.join(missing[:3]) or 'none'}{', …' if len(missing) > 3 else ''}): this"
             " version of"

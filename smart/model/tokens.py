@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def encode(
         cut = max(0, len(prompt) - room)
         if cut and overlength == "error":
             raise UserError(
-                f"row {len(rows)} has {len(prompt) + len(response)} tokens, more than"
+                f"row {len(rows)} has {counted(len(prompt) + len(response), 'token')}, more than"
                 f" max_length={max_length}: raise"
                 " max_length, or set overlength=truncate_prompt or overlength=drop"
             )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.reading.faults import faults_of
 from smart.reading.files import head_of, open_text, suffix_of
 from smart.reading.parsed import BLOCK_BYTES, LINE, Parsed, blocks
@@ -44,7 +44,7 @@ def _parse(records: Iterator[list[str]], wanted: Sequence[str]) -> Iterator[Pars
         nothing: list[str | None] = [None] * len(names)
         for row, record in enumerate(block):
             if len(record) != len(names):
-                what = f"{len(record)} fields instead of {len(names)}"
+                what = f"{counted(len(record), 'field')} instead of {len(names)}"
                 wrong.setdefault((LINE, what), []).append((row, record))
                 block[row] = nothing
         columns: dict[str, Any] = {

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
+from smart.config import counted
+
 _SHOWN_ROWS = 3
 _SHOWN_FAULTS = 8
 _SHOWN_CHARACTERS = 40
@@ -38,7 +40,7 @@ class Fault:
         )
         count = len(self.rows)
         more = ", …" if count > len(rows) else ""
-        return f"{self.reason} in {count:,} row{'s' * (count > 1)}: {listed}{more}"
+        return f"{self.reason} in {counted(count, 'row')}: {listed}{more}"
 
     def shifted(self, rows: int) -> Fault:
         """The same fault where so many rows come before."""

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from pydantic_core import from_json
 
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.reading.faults import faults_of
 from smart.reading.files import BOM, head_of, open_text, refuse_utf16
 from smart.reading.parsed import BLOCK_BYTES, LINE, Parsed, blocks
@@ -141,7 +141,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _whole_number(digits: str) -> int:
     if len(digits) > _MOST_DIGITS:
-        raise _RefusedError(f"a number of more than {_MOST_DIGITS:,} digits")
+        raise _RefusedError(f"a number of more than {counted(_MOST_DIGITS, 'digit')}")
     return int(digits)
 
 

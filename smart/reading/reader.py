@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.reading.columnar import parse_arrow, parse_parquet
 from smart.reading.csv_rows import parse_csv
 from smart.reading.faults import Fault, one_each
@@ -111,7 +111,9 @@ def _format(path: str) -> str:
 def _refuse_twins(path: str, names: Sequence[str], kinds: Mapping[str, Kind]) -> None:
     for name in kinds:
         if names.count(name) > 1:
-            raise UserError(f"{path}: has {names.count(name)} columns called {name}; rename all but one")
+            raise UserError(
+                f"{path}: has {counted(names.count(name), 'column')} called {name}; rename all but one"
+            )
 
 
 def _batch(parsed: Parsed, kinds: Mapping[str, Kind], start: int) -> Batch:

@@ -45,6 +45,17 @@ def markdown(text: str) -> str:
     return _UNDERSCORE.sub(r"\\_", " ".join(text.split()).translate(_MARKDOWN))
 
 
+def markdown_code(text: str) -> str:
+    """Text as code inside a line of Markdown, backticks of its own among it.
+
+    >>> print(markdown_code("' '"), markdown_code("a`b"))
+    `' '` `` a`b ``
+    """
+    ticks = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    space = " " if "`" in text else ""
+    return f"{ticks}{space}{text}{space}{ticks}"
+
+
 def latex(text: str) -> str:
     """Text on one line of LaTeX.
 

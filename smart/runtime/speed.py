@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+from smart.config import counted
+
 _SIDE = 1024
 _MOMENT = 0.25
 """Seconds of each measurement."""
@@ -65,7 +67,9 @@ def measure(dtype: str) -> Speed:
     products = _rate(lambda: (square @ square)[0, 0].item())
     reads = _rate(lambda: torch.nn.functional.linear(square[:8], tall)[0, 0].item())
     name = (
-        torch.cuda.get_device_name() if device == "cuda" else f"this CPU, {torch.get_num_threads()} threads"
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"this CPU, {counted(torch.get_num_threads(), 'thread')}"
     )
     return Speed(
         f"{name}: {products * 2 * _SIDE**3 / 1e9:,.0f} billion operations a second, measured now",

@@ -17,6 +17,7 @@ from smart.benchmarks.suites import stock_texts
 from smart.collection import Collection
 from smart.collection.contamination import SIMILARITY, N, Overlap, Report, table_overlaps
 from smart.collection.tables import keep_rows
+from smart.config import counted
 from smart.runtime.files import hash_bytes
 from smart.runtime.locks import locked
 from smart.runtime.sealed import read_sealed, write_sealed
@@ -104,7 +105,10 @@ def look_for_benchmarks(
                 write_sealed(file, found_under, json.dumps(plain).encode())
     for name, report in reports.items():
         log.info(
-            "%s: %s of %s rows hold a benchmark's question.", name, report.mask.sum(), f"{report.rows:,}"
+            "%s: a benchmark's question is in %s of %s.",
+            name,
+            f"{report.mask.sum():,}",
+            counted(report.rows, "row"),
         )
     return Contamination(mode, key, {name: len(asked) for name, asked in benchmarks.items()}, reports)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from smart.config import counted
 from smart.embedding import EmbeddingPlan
 from smart.mixture import TaskBudgets, render_summary
 from smart.selection.config import SelectConfig
@@ -23,8 +24,9 @@ def describe_plan(config: SelectConfig, pool: Pool, num_tasks: int, budget: int)
     means = made[1].task_means if made else None
     tasks = budget_tasks(config, pool, means, num_tasks, budget) if known else None
     lines = [
-        f"Plan: {budget:,} of {len(pool.table):,} rows from {num_tasks:,} of {len(pool.groups.tasks):,} tasks; "
-        f"fn={config.fn.name}, weighting={config.composed.choices['weighting']}, instance_fn={config.instance_fn.name}",
+        f"Plan: {budget:,} of {counted(len(pool.table), 'row')} from {num_tasks:,} of"
+        f" {counted(len(pool.groups.tasks), 'task')}; fn={config.fn.name}, "
+        f"weighting={config.composed.choices['weighting']}, instance_fn={config.instance_fn.name}",
         f"  embeddings  {_embeddings(embedding)}",
         f"  budgets     {'below' if tasks else 'known once the embeddings are made'}",
         f"  orderings   {_orderings(config, pool, embedding, tasks)}",
@@ -35,9 +37,11 @@ def describe_plan(config: SelectConfig, pool: Pool, num_tasks: int, budget: int)
 
 def _benchmarks(config: SelectConfig, pool: Pool) -> str:
     if pool.contamination is None:
-        return f"to be looked for in {len(pool.table):,} rows"
+        return f"to be looked for in {counted(len(pool.table), 'row')}"
     found = int(pool.contamination.reports["train"].mask.sum())
-    return f"{found:,} rows hold a question" + (", left out" if config.decontaminate == "drop" else "")
+    return f"{counted(found, 'row')} with a question" + (
+        ", left out" if config.decontaminate == "drop" else ""
+    )
 
 
 def _embeddings(embedding: EmbeddingPlan | None) -> str:
@@ -48,7 +52,7 @@ def _embeddings(embedding: EmbeddingPlan | None) -> str:
     if not embedding.rows:
         return "done"
     size = "" if embedding.bytes is None else f", {embedding.bytes / 1e6:,.0f} MB"
-    return f"{embedding.rows:,} prompts to encode{size}"
+    return f"{counted(embedding.rows, 'prompt')} to encode{size}"
 
 
 def _orderings(
@@ -63,4 +67,8 @@ def _orderings(
         known = read_shards(config.cache / "orderings" / key, key, sizes)
         wanted = [group for group in wanted if group not in known]
     most = "" if tasks else "at most "
-    return f"{most}{len(wanted):,} groups, {sizes[wanted].sum():,} rows to order" if wanted else "done"
+    return (
+        f"{most}{counted(len(wanted), 'group')}, {counted(sizes[wanted].sum(), 'row')} to order"
+        if wanted
+        else "done"
+    )

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from smart.config import counted
 from smart.embedding import Vectors
 from smart.runtime.executor import map_unordered, packs
 from smart.runtime.files import hash_bytes
@@ -177,12 +178,14 @@ def _compute(
         found = [orderer.order(X, inner, outer).astype(np.int32) for X in parts]
         for group, order in zip(groups, found, strict=True):
             if not is_permutation(order, rows(group)):
-                raise ValueError(f"the order of group {group} is no permutation of its {rows(group)} rows")
+                raise ValueError(
+                    f"the order of group {group} is no permutation of its {counted(rows(group), 'row')}"
+                )
         return found
 
     total = sum(map(rows, missing))
     try:
-        desc = f"Ordering {len(missing)} groups"
+        desc = f"Ordering {counted(len(missing), 'group')}"
         with single_threaded_blas(), progress(total=total, desc=desc, unit=" rows") as bar:
             for groups, outer, inner in ((large, 1, threads), (small, threads, 1)):
                 todo = packs(groups, rows, TOGETHER)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from smart.collection import Collection, Groups, load
 from smart.collection.loading import say_dropped
 from smart.collection.tables import keep_rows
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.embedding import Prompts
 from smart.model.pretrained import read_tokenizer
 from smart.model.tokens import fits
@@ -84,7 +84,7 @@ def read_pool(config: SelectConfig) -> Pool:
             )
     groups = Groups.of(table)
     prompts = Prompts(table["inputs"], groups.order, table["row"].to_numpy(), drops["train"]["rows_read"])
-    log.info("The pool holds %s rows of %s tasks.", f"{len(table):,}", f"{len(groups.tasks):,}")
+    log.info("The pool holds %s of %s.", counted(len(table), "row"), counted(len(groups.tasks), "task"))
     return Pool(collection, table, validation, groups, prompts, source, drops, found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from smart.config import Infeasible
+from smart.config import Infeasible, counted
 from smart.mixture import TaskBudgets, distribute
 from smart.selection.config import SelectConfig
 from smart.selection.pool import Pool
@@ -20,12 +20,13 @@ def resolve_sizes(config: SelectConfig, pool: Pool) -> tuple[int, int]:
     tasks, rows = len(pool.groups.tasks), len(pool.table)
     if config.num_tasks is not None and config.num_tasks > tasks:
         raise Infeasible(
-            f"num_tasks={config.num_tasks}: the pool has {tasks} tasks", "leave it null for all of them"
+            f"num_tasks={config.num_tasks}: the pool has {counted(tasks, 'task')}",
+            "leave it null for all of them",
         )
     budget = int(config.budget.of(rows))
     if budget > rows:
         raise Infeasible(
-            f"budget={config.budget.text}: the pool holds {rows:,} rows", f"ask for at most {rows}"
+            f"budget={config.budget.text}: the pool holds {counted(rows, 'row')}", f"ask for at most {rows}"
         )
     return config.num_tasks or tasks, budget
 

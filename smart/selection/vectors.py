@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from smart.config import counted
 from smart.embedding import EmbeddingPlan, TaskStatistics, Vectors, embed, plan_embedding, task_statistics
 from smart.model.fingerprint import text_key
 from smart.runtime.names import joined
@@ -78,7 +79,7 @@ def few_distinct(pool: Pool, distinct: np.ndarray) -> list[str]:
         for g in worst
     )
     return [
-        f"In {len(few)} of {(sizes > 0).sum()} groups fewer than half of the prompts have a vector of their own, so "
-        f"which rows are chosen there is decided by ties: {names}. Prompts may be cut before they differ (see "
+        f"In {len(few)} of {counted((sizes > 0).sum(), 'group')} fewer than half of the prompts have a vector of their"
+        f" own, so which rows are chosen there is decided by ties: {names}. Prompts may be cut before they differ (see "
         "encoder.max_length and encoder.truncation) or repeat."
     ]

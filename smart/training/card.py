@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
+from smart.config import counted
+from smart.runtime.escapes import markdown, markdown_code
+
 _CLASSES = {
     "adapter": ("peft", "AutoPeftModelForCausalLM"),
     "model": ("transformers", "AutoModelForCausalLM"),
@@ -15,21 +20,32 @@ def model_card(manifest: dict[str, Any]) -> str:
     config, counts, base = manifest["config"], manifest["counts"], manifest["base"]
     library, name = _CLASSES[manifest["kind"]]
     paragraphs = [
-        f"---\nbase_model: {base['name']}\nlibrary_name: {library}\npipeline_tag: text-generation\n"
-        "tags: [instruction-tuning, data-selection, smart]\n---",
-        f"# {base['name']} tuned on {manifest['mixture']['name']}",
+        _header(base["name"], library),
+        f"# {markdown(base['name'])} tuned on {markdown(manifest['mixture']['name'])}",
         f"Method {config['tuning']['method']}, learning rate {config['learning_rate']:g},"
-        f" {config['batch_size']} examples a step, {counts['steps']:,} steps over {counts['rows']:,} rows:"
-        f" {counts['tokens']:,} tokens, {counts['supervised_tokens']:,} of them supervised. The loss was on"
-        " responses alone.",
+        f" {counted(config['batch_size'], 'example')} a step, {counted(counts['steps'], 'step')} over"
+        f" {counted(counts['rows'], 'row')}: {counted(counts['tokens'], 'token')}, {counts['supervised_tokens']:,} of"
+        " them supervised. The loss was on responses alone.",
         _held_out(manifest["evaluations"]),
-        f"Prompt and response are tokenised apart and joined by `{config['separator']!r}`; an end of sequence"
-        " follows. No chat template.",
+        f"Prompt and response are tokenised apart and joined by {markdown_code(repr(config['separator']))}; an"
+        " end of sequence follows. No chat template.",
         f"```python\nfrom {library} import {name}\n\nmodel = {name}.from_pretrained(FOLDER)\n```",
         "`manifest.json` has the configuration, the keys of mixture and base, and all counts; `history.jsonl`"
         " has the loss of every step.",
     ]
     return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+def _header(base: str, library: str) -> str:
+    fields = {
+        "base_model": base,
+        "library_name": library,
+        "pipeline_tag": "text-generation",
+        "tags": ["instruction-tuning", "data-selection", "smart"],
+    }
+    # Lists on one line, and no line broken: the hub's own reader is not the only one.
+    text = yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, allow_unicode=True, width=10**6)
+    return f"---\n{text}---"
 
 
 def _held_out(evaluations: list[dict[str, float]]) -> str:

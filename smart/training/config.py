@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from pydantic import BeforeValidator
 
-from smart.config import Problems, option
+from smart.config import Problems, counted, option
 from smart.config.types import Positive, PositiveNumber
 from smart.model import ModelOptions, TuningOptions
 from smart.model.tokens import Overlength
@@ -80,7 +80,7 @@ class TrainConfig(CommonConfig):
             problems.add(
                 "batch_size",
                 self.batch_size,
-                f"cannot be made of micro-batches of {self.micro_batch_size} on {world_size} process(es)",
+                f"cannot be made of micro-batches of {self.micro_batch_size} on {counted(world_size, 'process')}",
                 hint,
             )
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.model.tokens import Overlength, encode
 from smart.runtime.content import check_unchanged, state_of
 from smart.runtime.manifest import open_artifact
@@ -175,5 +175,6 @@ def sample_text(tokenizer: PreTrainedTokenizerBase, store: TokenStore, row: int 
     ids, border = store[row]
     prompt, response = (str(tokenizer.decode(part.tolist())) for part in (ids[:border], ids[border:]))
     shown = prompt if len(prompt) <= _SHOWN else "… " + prompt[-_SHOWN:]
-    head = f"Row {int(store.source[row])}, {len(ids)} tokens, of which {len(ids) - border} are supervised, inside ⟦ ⟧:"
+    head = f"Row {int(store.source[row])}, {counted(len(ids), 'token')}"
+    head += f", {len(ids) - border:,} of them supervised, inside ⟦ ⟧:"
     return f"{head}\n{shown}⟦{response}⟧"

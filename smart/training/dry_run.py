@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from smart.config import counted
 from smart.model.adapters import target_layers
 from smart.training.data import count_losses
 from smart.training.job import TrainingJob
@@ -67,15 +68,17 @@ def describe_plan(job: TrainingJob) -> str:
     peak = (size.weights + size.adapters + size.optimizer + size.gradients) / shards
     peak += activation_bytes(job, int(train.lengths.max()))
     losses = count_losses(job.mixture.train, train).values()
+    accumulated = job.config.batch_size // (job.config.micro_batch_size * job.world.size)
     lines = {
         "rows": f"{len(train):,} of {len(job.mixture.train):,}; {sum(c['dropped'] for c in losses):,}"
         " dropped,"
         f" {sum(c['cut'] for c in losses):,} with a cut prompt; max_length {job.max_length}",
         "tokens": f"{len(train.ids):,}, {train.supervised:,} of them supervised",
-        "validation": f"{sum(map(len, validation.values())):,} rows in {len(validation)} submixtures",
-        "steps": f"{order.steps:,} of {job.config.batch_size} examples = {job.world.size} process(es) x"
-        f" {job.config.batch_size // (job.config.micro_batch_size * job.world.size)} accumulated x"
-        f" {job.config.micro_batch_size}; {len(order.stream):,} examples in all",
+        "validation": f"{counted(sum(map(len, validation.values())), 'row')} in"
+        f" {counted(len(validation), 'submixture')}",
+        "steps": f"{order.steps:,} of {counted(job.config.batch_size, 'example')} ="
+        f" {counted(job.world.size, 'process')} x {accumulated} accumulated x"
+        f" {job.config.micro_batch_size}; {counted(len(order.stream), 'example')} in all",
         "parameters": f"{size.trainable:,} trainable of {size.total:,}",
         "weights": _bytes(size.weights),
         "adapters": _bytes(size.adapters),

@@ -11,7 +11,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.model.adapters import add_adapters, merge_adapters
 from smart.model.base import weights_source
 from smart.model.load import load_model
@@ -107,12 +107,15 @@ def fit(
 
 def _tell(job: TrainingJob, store: TokenStore) -> None:
     for task, lost in count_losses(job.mixture.train, store).items():
-        log.info("%s: %d rows dropped, %d prompts cut to %d tokens", task, *lost.values(), job.max_length)
+        dropped, cut = counted(lost["dropped"], "row"), counted(lost["cut"], "prompt")
+        log.info("%s: %s dropped, %s cut to %s", task, dropped, cut, counted(job.max_length, "token"))
     if spelt := int(store.control.sum()):
         log.warning(
-            "%s of %s rows spell control tokens, such as %s, in their text; they are read as those tokens, as lm-eval"
+            "Control tokens, such as %s, are spelt in the text of %s of %s; they are read as those tokens, as lm-eval"
             " reads them.",
-            *(f"{spelt:,}", f"{len(store):,}", job.tokenizer.eos_token),
+            job.tokenizer.eos_token,
+            f"{spelt:,}",
+            counted(len(store), "row"),
         )
     log.info("%s", sample_text(job.tokenizer, store))
 
@@ -255,8 +258,8 @@ def _check_learnt(trainer: Any) -> None:
     begun_at_zero = [weight for name, weight in trainer.model.named_parameters() if "lora_B" in name]
     if begun_at_zero and not any(bool(weight.any()) for weight in begun_at_zero):
         raise UserError(
-            f"the adapters are as they began after {trainer.state.global_step} steps, so nothing was learnt: raise"
-            " learning_rate"
+            f"the adapters are as they began after {counted(trainer.state.global_step, 'step')}, so nothing was"
+            " learnt: raise learning_rate"
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from smart.config import Problems, UserError, check_options, deciding
+from smart.config import Problems, UserError, check_options, counted, deciding
 from smart.model.adapters import target_layers
 from smart.model.base import Base, find_base, load_tokenizer, quieten
 from smart.runtime.manifest import cached_folder, make_key
@@ -81,7 +81,7 @@ class TrainingJob:
         store = self._tokenize(self.mixture.train)
         if not len(store):
             raise UserError(
-                f"mixture={self.mixture.name}: none of its {len(self.mixture.train)} rows fits into"
+                f"mixture={self.mixture.name}: none of its {counted(len(self.mixture.train), 'row')} fits into"
                 f" max_length={self.max_length} tokens; raise it"
             )
         return store
@@ -106,7 +106,7 @@ class TrainingJob:
             raise UserError(
                 f"{self.base.options.name}: its tokenizer makes token {largest}"
                 f" ({self.tokenizer.convert_ids_to_tokens(largest)!r}) of a row, and its embedding has only"
-                f" {self.base.vocabulary} rows; the two do not belong together"
+                f" {counted(self.base.vocabulary, 'row')}; the two do not belong together"
             )
         return store
 
@@ -190,7 +190,7 @@ def _refuse_for_model(base: Base, config: TrainConfig, problems: Problems) -> No
         problems.add(
             "max_length",
             config.max_length,
-            f"{base.options.name} was trained on {base.context} tokens at once",
+            f"{base.options.name} was trained on {counted(base.context, 'token')} at once",
             f"use at most {base.context}",
         )
     experts, method = base.expert_weights, config.tuning.method

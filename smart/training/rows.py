@@ -12,7 +12,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from smart.config import UserError
+from smart.config import UserError, counted
 from smart.reading import (
     SUFFIXES,
     TEXT,
@@ -78,9 +78,9 @@ class RowChecker:
                 self.errors.append(f"{where}: {fault}")
             else:
                 log.warning(
-                    "Left out %s of %s rows of %s: %s.",
+                    "Left out %s of %s of %s: %s.",
                     f"{len(fault.rows):,}",
-                    f"{count:,}",
+                    counted(count, "row"),
                     where,
                     fault.reason,
                 )

@@ -92,7 +92,7 @@ def test_a_folder_named_by_a_number_is_a_folder(select: Command, tmp_path: Path)
 def test_a_budget_above_what_the_selected_tasks_hold(select: Command) -> None:
     done = select("num_tasks=2", "budget=500")
     assert done.code == 3
-    assert "the 2 selected tasks hold" in done.err
+    assert "the 2 selected tasks can give" in done.err
 
 
 def test_all_errors_of_a_configuration_together(select: Command) -> None:

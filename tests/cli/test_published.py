@@ -39,7 +39,7 @@ def select_tasks(run: Command, collection: Path, vectors: Path, entry: dict[str,
 
 def assert_refused(done: Done) -> None:
     assert done.code == 3
-    assert "selected tasks hold" in done.err
+    assert "selected tasks can give" in done.err
 
 
 def assert_published(tasks: list[dict[str, str]], entry: dict[str, Any]) -> None:

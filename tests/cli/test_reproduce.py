@@ -91,9 +91,9 @@ def test_a_plan_knows_what_is_infeasible_and_writes_nothing(
     )
     assert done.code == 0, done.said
     assert "13 cells (7 waiting, 6 infeasible)" in done.out
-    assert "budget=400: any 2 tasks of the pool hold at most 1" in done.out
+    assert "budget=400: any 2 tasks of the pool can give at most 1" in done.out
     assert "budget=900: the pool holds 576 rows" in done.out
-    assert "embeddings of 1 pool(s), 1 set(s) of orderings" in done.out
+    assert "embeddings of 1 pool, 1 set of orderings" in done.out
     assert [path.name for path in tmp_path.iterdir()] == ["small.parquet"]
 
 
@@ -237,7 +237,7 @@ def test_a_launcher_that_starts_nothing_is_an_error(reproduce: Callable[..., Don
     grid = ["table=budget", "select.budget=60", "select.strategy=equal", "seeds=[1]", "base_model=false"]
     done = reproduce(*grid, "hydra/launcher=joblib", "hydra.launcher.n_jobs=0")
     assert done.code == 1
-    assert "1 of 1 cells were not run: the launcher ended" in done.err
+    assert "not run: 1 of 1 cell; the launcher ended" in done.err
     assert (tmp_path / "outputs/tables/budget/table.md").is_file()
 
 

@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.core.utils import setup_globals
+from omegaconf import OmegaConf
 
+from smart.config import conf_dir
 from tests.commands import Command
 
 LAUNCHERS = {
@@ -74,3 +77,11 @@ def test_slurm_composes(run: Command) -> None:
     assert done.code == 0, done.said
     assert "SlurmLauncher" in done.out
     assert "gpus_per_node: 4" in done.out
+
+
+def test_sweeps_that_start_at_once_have_folders_of_their_own() -> None:
+    """Names hold the time to the microsecond: Hydra makes the folder, and takes one that is there."""
+    setup_globals()  # Hydra's ${now:…}
+    folder = OmegaConf.load(conf_dir() / "base.yaml").hydra._get_node("sweep")._get_node("dir")._value()
+    now = folder[folder.index("${now:") : folder.rindex("}") + 1]
+    assert len({str(OmegaConf.create({"dir": now}).dir) for _ in range(20)}) == 20

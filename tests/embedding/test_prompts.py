@@ -42,7 +42,7 @@ def test_row_numbers_follow_the_order() -> None:
 def test_no_prompts_null_prompts_and_missing_row_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="no prompts"):
         Prompts(pa.chunked_array([["a"]]), np.arange(0), np.arange(1), 2)
-    with pytest.raises(ValueError, match="1 prompts are null"):
+    with pytest.raises(ValueError, match="null in 1 prompt"):
         Prompts(pa.chunked_array([["a", None]]), np.arange(2), np.arange(2), 2)
     with pytest.raises(ValueError, match="2 prompts, but 3 row numbers"):
         Prompts(pa.chunked_array([["a", "b"]]), np.arange(2), np.arange(3), 3)

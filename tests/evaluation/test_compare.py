@@ -91,7 +91,19 @@ def test_how_many_decisions_differ_is_counted(tmp_path):
     other = {task: values.copy() for task, values in one.items()}
     other["one"][:3] = 1 - other["one"][:3]
     _, text = compare([write(tmp_path / "a", one), write(tmp_path / "b", other)], tmp_path / "out", tmp_path)
-    assert "3 decisions differ" in text
+    assert "differ in 3 decisions" in text
+
+
+def test_names_of_others_are_text_in_the_table_and_the_card(tmp_path):
+    names = ["=HYPERLINK('x')", "<b>|*c*"]
+    folders = [write(tmp_path / name, answers(seed, 0.6)) for seed, name in enumerate(names)]
+    folder, text = compare(folders, tmp_path / "out", tmp_path)
+    (row,) = table(folder)
+    assert [row["first"], row["second"]] == ["'=HYPERLINK('x')", "<b>|*c*"]
+    assert "<b>|*c*" in text
+    card = (folder / "README.md").read_text()
+    assert "<b>" not in card
+    assert r"&lt;b&gt;\|\*c\*" in card
 
 
 def groups(tmp_path: Path, accuracies: dict[str, float]) -> dict[str, list[str]]:
@@ -137,7 +149,7 @@ def test_scores_that_are_equal_have_an_interval_and_no_difference(tmp_path):
     folder, text = compare(
         [write(tmp_path / "a", one), write(tmp_path / "b", one)], tmp_path / "out", tmp_path
     )
-    assert "0 decisions differ" in text
+    assert "differ in 0 decisions" in text
     (row,) = table(folder)
     assert float(row["p"]) == 1
     assert -0.1 < float(row["low"]) < 0 < float(row["high"]) < 0.1

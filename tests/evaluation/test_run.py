@@ -302,7 +302,7 @@ def test_a_damaged_answer_is_asked_again_and_said(tmp_path, caplog):
     file.write_bytes(whole.replace(b"-7.25", b"-7.26", 1))
     caplog.clear()
     AnswerStore(folder, "a").put("key 0", known["key 0"])
-    assert caplog.messages == [f"{file}: 1 of 3 lines are damaged: asked again."]
+    assert caplog.messages == [f"{file}: damaged, so asked again: 1 of 3 lines."]
     caplog.clear()
     again = AnswerStore(folder, "a")
     assert [again.get(key) for key in known] == list(known.values())
@@ -388,7 +388,7 @@ def test_a_plan_counts_without_weights(model, benchmarks, cache, monkeypatch):
 def test_prompts_longer_than_the_context_are_counted_and_said(model, benchmarks, cache, tmp_path, caplog):
     job = make_job(model, benchmarks, cache, max_length=300)
     assert score(job, tmp_path / "long")["requests"]["truncated"] > 0
-    assert "lost their left part" in caplog.text
+    assert "so cut at the left: " in caplog.text
     assert score(make_job(model, benchmarks, cache), tmp_path / "fits")["requests"]["truncated"] == 0
 
 

@@ -95,7 +95,7 @@ def test_a_budget_beyond_the_tasks_is_infeasible_and_not_tried_again(
     target = study.cells[0].runs[0]
     (tmp_path / "fail").write_text(target.name)
     script = fakes(tmp_path)
-    (tmp_path / "said").write_text("budget=20: the 3 selected tasks hold 7 rows")
+    (tmp_path / "said").write_text("budget=20: the 3 selected tasks can give 7 rows")
     run_log = RunLog(tmp_path / "logs")
     start = one_after_the_other(Runner(run_log, (), script), lambda line: None)
     run_missing(study, run_log, start, lambda line: None)

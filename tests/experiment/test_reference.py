@@ -53,7 +53,7 @@ def test_quotes_hold_commas_breaks_and_other_scripts(tmp_path: Path) -> None:
         (HEAD + b"mmlu/acc,0.4,Pa\0per\n", "line 2: has a NUL character"),
         ((HEAD + b"a,1,b\n").decode().encode("utf-16-le"), "line 1: has a NUL character"),
         (HEAD + b'mmlu/acc,0.4,"Paper\n', "line 2: unexpected end of data"),
-        (HEAD + b"mmlu/acc\n", "line 2: has 1 cells, and the head has 3"),
+        (HEAD + b"mmlu/acc\n", "line 2: has 1 cell, and the head has 3"),
         (HEAD + b"mmlu/acc,0.4,Smith, 2024\n", "line 2: has 4 cells, and the head has 3; put quotes"),
         (HEAD + b"mmlu/acc,,Paper\n", "line 2: value=: is no number"),
         (HEAD + b"mmlu/acc,high,Paper\n", "line 2: value=high: is no number"),

@@ -89,7 +89,9 @@ def test_allocate_is_closed_form() -> None:
 
 
 def test_a_budget_that_the_tasks_cannot_hold() -> None:
-    with pytest.raises(UserError, match=r"budget=21: the 3 selected tasks hold 20 rows; ask for at most 20"):
+    with pytest.raises(
+        UserError, match=r"budget=21: the 3 selected tasks can give 20 rows; ask for at most 20"
+    ):
         allocate(np.ones(3) / 3, np.array([10, 5, 5]), 21)
 
 

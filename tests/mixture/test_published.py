@@ -31,7 +31,7 @@ def test_the_published_budgets(entry: dict[str, Any]) -> None:
     arguments = (tasks, SIZES, np.array(entry["order"]), np.array(entry["gains"]), TaylorSoftmax())
     if entry["budgets"] is None:
         held = SIZES[entry["order"]].sum()
-        with pytest.raises(UserError, match=f"{len(weights)} selected tasks hold {held} rows"):
+        with pytest.raises(UserError, match=f"{len(weights)} selected tasks can give {held:,} rows"):
             distribute(*arguments, budget=entry["num_instances"])
         return
     table = distribute(*arguments, budget=entry["num_instances"])

@@ -153,7 +153,7 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, pool: Pool, monkeypatch:
 
 
 def test_rows_that_are_not_the_budgets_are_refused(tmp_path: Path, pool: Pool) -> None:
-    with pytest.raises(ValueError, match="149 rows were chosen for budgets of 150"):
+    with pytest.raises(ValueError, match="149 rows chosen for budgets of 150"):
         write_mixture(tmp_path / "m", pool.chosen().slice(1), None, pool.tasks, MANIFEST)
     assert list(tmp_path.iterdir()) == []
 

@@ -73,7 +73,7 @@ def test_a_plan_does_not_look(contaminated: Command, tmp_path: Path) -> None:
     assert "to be looked for in 576 rows" in contaminated("decontaminate=drop", "plan=true").out
     assert not (tmp_path / "outputs").exists()
     contaminated("decontaminate=report")
-    assert "3 rows hold a question, left out" in contaminated("decontaminate=drop", "plan=true").out
+    assert "3 rows with a question, left out" in contaminated("decontaminate=drop", "plan=true").out
 
 
 def test_what_was_found_is_looked_for_again_where_its_file_is_harmed(

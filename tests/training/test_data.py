@@ -219,7 +219,7 @@ def test_unknown_optimizers_and_schedules_name_the_nearest(mixture):
 @pytest.mark.parametrize(
     ("options", "model", "tuning", "world", "said"),
     [
-        ({"max_length": 4096}, ModelOptions("tiny_falcon"), {}, World(), "was trained on 2048 tokens"),
+        ({"max_length": 4096}, ModelOptions("tiny_falcon"), {}, World(), "was trained on 2,048 tokens"),
         ({"packing": True}, ModelOptions("tiny_falcon"), {}, World(), "does not keep packed rows apart"),
         ({"merge": True}, None, {"method": "full"}, World(), "no adapters to merge"),
         ({}, ModelOptions("tiny_llama", attention="flash_attention_2"), {}, World(), "needs a GPU"),

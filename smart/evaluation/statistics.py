@@ -220,7 +220,8 @@ def mid_p(gained: np.ndarray | int, lost: np.ndarray | int) -> np.ndarray:
     from scipy.stats import binom
 
     least, discordant = np.minimum(gained, lost), np.add(gained, lost)
-    return np.asarray(2 * binom.cdf(least, discordant, 0.5) - binom.pmf(least, discordant, 0.5))
+    p = 2 * binom.cdf(least, discordant, 0.5) - binom.pmf(least, discordant, 0.5)
+    return np.minimum(p, 1)  # rounding may add some 1e-16
 
 
 def sign_p(value: np.ndarray | float, items: int) -> np.ndarray:

@@ -235,6 +235,11 @@ SHARES = some.sampled_from([0.0, 0.0, 0.1, 1 / 3, 0.9, 1.0, 1.0])
 DECISIONS = some.sampled_from([0.0, 1.0])
 
 
+def test_no_p_is_above_one() -> None:
+    """Of equal numbers on both sides; of 3 and 3 the sums of the binomial's table give 1 + 2e-16."""
+    assert all(mid_p(n, n) == 1 for n in range(40))
+
+
 @settings(max_examples=60, deadline=None)
 @given(some.data(), SUBTASKS, some.sampled_from([SHARES, DECISIONS]), some.sampled_from(["micro", "macro"]))
 def test_no_interval_has_width_zero_or_leaves_its_range(data, sizes, values, average) -> None:

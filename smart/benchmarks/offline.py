@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import huggingface_hub
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from smart.config import UserError
 from smart.runtime.content import check_unchanged, state_of
 from smart.runtime.files import hash_bytes, hash_file
+from smart.runtime.hub import NotHere, offline
 from smart.runtime.locks import owned
 from smart.runtime.manifest import cached_folder
 
@@ -168,21 +168,17 @@ def data_from(cache: Path | None) -> Iterator[None]:
         return
     import datasets
 
-    places = [
-        (datasets.config, "HF_DATASETS_CACHE", cache),
-        (datasets.config, "HF_HUB_OFFLINE", True),
-        (huggingface_hub.constants, "HF_HUB_OFFLINE", True),
-    ]
-    before = [getattr(module, name) for module, name, _ in places]
+    before = datasets.config.HF_DATASETS_CACHE
     said, verbosity = datasets.utils.logging, datasets.utils.logging.get_verbosity()
-    said.set_verbosity_error()  # it would say for every subtask that the hub was not asked
+    said.set_verbosity_error()
     datasets.disable_progress_bars()
     try:
-        for module, name, value in places:
-            setattr(module, name, value)
-        yield
+        datasets.config.HF_DATASETS_CACHE = cache
+        with offline():
+            yield
+    except NotHere as error:  # nor anywhere else, since nothing else is looked at
+        raise UserError(str(error)) from error
     finally:
         said.set_verbosity(verbosity)
         datasets.enable_progress_bars()
-        for (module, name, _), value in zip(places, before, strict=True):
-            setattr(module, name, value)
+        datasets.config.HF_DATASETS_CACHE = before

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from smart.config import Problems, UserError, counted, option
 from smart.config.types import Names, Positive, Whole
+from smart.runtime.hub import refused
 from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def load_suite(
 
     Raises:
         ConfigError: with every task that is unknown, or cannot run here.
-        UserError: for data that is not there.
+        NotHere: for data that is not cached, where the hub cannot be reached.
+        UserError: for data that cannot be read.
     """
     own = own or {}
     theirs = [name for name in names if name not in own]
@@ -85,9 +87,10 @@ def load_suite(
         loaded = manager.load([own.get(name, name) for name in names])
     except (OSError, ValueError) as error:
         # ConnectionError and the data sets' own errors are of these kinds
-        raise UserError(
+        raise refused(
             f"the data of {', '.join(names)} cannot be read ({str(error).strip().splitlines()[0]}); give it with"
-            " benchmark_data=FOLDER, or run the same command with fetch_only=true where the hub can be reached"
+            " benchmark_data=FOLDER, or run the same command with fetch_only=true where the hub can be reached",
+            error,
         ) from error
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:

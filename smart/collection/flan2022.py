@@ -144,9 +144,9 @@ def _refusal(hub_id: str, revision: str, error: OSError) -> UserError:
             f"https://huggingface.co/datasets/{hub_id}, then log in with `hf auth login` or set HF_TOKEN ({said})"
         )
     return UserError(
-        f"{hub_id}: not on this machine, and the hub cannot be reached or refuses access. Where there is a network "
-        "and a login (`hf auth login`), run the same command with fetch_only=true; or give a local copy with "
-        f"collection.path=FOLDER ({said})"
+        f"{hub_id}: not on this machine, and the hub cannot be reached, refuses access, or was not asked (by a plan). "
+        "Where there is a network and a login (`hf auth login`), run the same command with fetch_only=true; or give a "
+        f"local copy with collection.path=FOLDER ({said})"
     )
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from smart.config import counted
+from smart.evaluation.config import EvaluateConfig
 from smart.evaluation.job import EvaluationJob, load_tasks
 from smart.evaluation.model_under_test import wrap
 from smart.evaluation.scoring import run_suite
+from smart.runtime.hub import NotHere
 from smart.runtime.speed import measure
 
 
@@ -33,7 +37,17 @@ def describe_plan(job: EvaluationJob) -> str:
         "truncated": f"{counted(tally.truncated, 'prompt')} longer than the model's context",
         "time": f"about {_duration(seconds)}, good for a factor of two ({speed.name})",
     }
-    head = f"Plan: suite {job.suite.name} on {job.model.name}"
+    return _page(job.suite.name, job.model.name, lines)
+
+
+def describe_missing(config: EvaluateConfig, missing: NotHere) -> str:
+    """The plan of an evaluation whose model or data are not here."""
+    name = config.adapter.resolve().name if config.adapter else config.model and config.model.name
+    return _page(config.suite.name, str(name), {"not known": f"items, tokens, time: {missing}"})
+
+
+def _page(suite: str, model: str, lines: Mapping[str, str]) -> str:
+    head = f"Plan: suite {suite} on {model}"
     return "\n".join([head, *(f"  {name:<10} {value}" for name, value in lines.items())])
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from smart.benchmarks.suites import load_suite
 from smart.evaluation.config import EvaluateConfig
-from smart.evaluation.dry_run import describe_plan
+from smart.evaluation.dry_run import describe_missing, describe_plan
 from smart.evaluation.job import EvaluationJob, prepare
 from smart.evaluation.scores import describe, read_scores
 from smart.evaluation.scoring import check_device, score
 from smart.model.base import fetch as fetch_model
 from smart.runtime import processes
+from smart.runtime.hub import NotHere, from_cache_first
 from smart.runtime.locks import owned
 from smart.runtime.manifest import Artifact, is_made
 from smart.runtime.names import file_stem
@@ -57,7 +58,10 @@ def evaluate(config: EvaluateConfig) -> EvaluationScores:
 
 def plan(config: EvaluateConfig) -> str:
     """What the evaluation would answer and cost, as text; loads no weights."""
-    return describe_plan(_prepare(config))
+    try:
+        return from_cache_first(lambda: describe_plan(_prepare(config)))
+    except NotHere as error:
+        return describe_missing(config, error)
 
 
 def fetch(config: EvaluateConfig) -> None:

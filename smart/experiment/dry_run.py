@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ class Basis:
     speed: Speed = A100
     gpu: bool = False
     """Whether `speed` is that of a GPU here."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Id of a selection → why nothing is known of its pool."""
 
     def sentence(self) -> str:
         where = "as on this GPU" if self.gpu else "on one A100"
@@ -192,7 +195,11 @@ def _costs(study: Study, states: Mapping[str, Status], basis: Basis) -> list[str
         lines.append(
             f"  {stage:<10}{cost.left:>6}{time:>12}{hours:>11}{disk:>12}  {known if cost.left else ''}"
         )
-    return [*lines, f"  {basis.sentence()}"]
+    unread = [
+        f"  Not known: the pool of {counted(count, 'selection')}, and whether its rows are enough: {why}"
+        for why, count in Counter(basis.unread.values()).items()
+    ]
+    return [*lines, f"  {basis.sentence()}", *unread]
 
 
 def _time(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from smart.selection.pool import Pool, read_pool
 from smart.selection.tasks import resolve_sizes
 from smart.selection.vectors import make_vectors
 
-log = logging.getLogger(__name__)
-
 
 @dataclass
 class Pools:
@@ -30,6 +27,8 @@ class Pools:
 
     root: Path
     """The folder of artifacts."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Id of a selection → why `of_study` could not read its pool."""
     _known: dict[str, Pool] = field(default_factory=dict)
 
     def read(self, run: StageRun) -> tuple[SelectConfig, Pool]:
@@ -49,14 +48,18 @@ class Pools:
 
     def of_study(self, study: Study) -> dict[str, tuple[SelectConfig, Pool]]:
         """Id of each selection that is still to be made → its options and pool, where it can be read here."""
-        found = {}
+        found, unread = {}, {}
         for run in study.runs:
             if run.stage != "select" or is_done(run):
                 continue
-            try:
-                found[run.id] = self.read(run)
-            except (UserError, OSError) as error:  # a pool that is not here yet says nothing
-                log.info("%s: its pool cannot be read here (%s)", run.id, str(error).splitlines()[0])
+            pool = study.configs[run.id].pool or run.id
+            if pool not in unread:
+                try:
+                    found[run.id] = self.read(run)
+                    continue
+                except (UserError, OSError) as error:
+                    unread[pool] = str(error).splitlines()[0]
+            self.unread[run.id] = unread[pool]
         return found
 
 

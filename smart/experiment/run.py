@@ -31,6 +31,7 @@ from smart.experiment.scores import check_metrics, known_parts
 from smart.experiment.stage_configs import compose_stage
 from smart.experiment.status import RunLog, Status, cell_status
 from smart.runtime.content import ContentHashes
+from smart.runtime.hub import offline
 from smart.runtime.locks import owned
 from smart.runtime.manifest import read_manifest
 from smart.runtime.speed import is_gpu_here, measure
@@ -125,17 +126,20 @@ def run_one(config: ReproduceConfig) -> Path:
 
 
 def plan(config: ReproduceConfig) -> str:
-    """What the grid would do and cost, as text; writes nothing."""
+    """What the grid would do and cost, as text; writes nothing, and downloads nothing."""
     made = prepare(config)
     if config.threads:
         import torch
 
         torch.set_num_threads(config.threads)
-    pools = Pools(config.output_root).of_study(made.study)
-    texts = known_texts(made.study, pools, _heldout_table(made))
+    reader = Pools(config.output_root)
+    with offline():
+        pools = reader.of_study(made.study)
+        texts = known_texts(made.study, pools, _heldout_table(made))
     dtypes = [(made.study.config(run).get("tuning") or {}).get("dtype") for run in made.study.runs]
     speed = measure(next(filter(None, dtypes), "bfloat16"))
-    return describe_plan(made.study, made.run_log, infeasible(pools), Basis(texts, speed, is_gpu_here()))
+    basis = Basis(texts, speed, is_gpu_here(), reader.unread)
+    return describe_plan(made.study, made.run_log, infeasible(pools), basis)
 
 
 def fetch(config: ReproduceConfig) -> None:

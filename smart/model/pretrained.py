@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from smart.config import UserError
+from smart.runtime.hub import NotHere
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -133,7 +134,7 @@ def hub_errors(name: str) -> Iterator[None]:
                 " login`, or set HF_TOKEN"
             ) from error
         if any(isinstance(cause, LocalEntryNotFoundError) for cause in causes) or "offline" in str(error):
-            raise UserError(
+            raise NotHere(
                 f"{name} is not in the cache, and the hub cannot be reached: run the same command with"
                 " fetch_only=true where it can, or name a folder"
             ) from error

@@ -19,6 +19,7 @@ from smart.collection.contamination import SIMILARITY, N, Overlap, Report, table
 from smart.collection.tables import keep_rows
 from smart.config import counted
 from smart.runtime.files import hash_bytes
+from smart.runtime.hub import NotHere
 from smart.runtime.locks import locked
 from smart.runtime.sealed import read_sealed, write_sealed
 
@@ -80,12 +81,17 @@ def look_for_benchmarks(
         benchmark_data: a folder of Parquet files instead of the hub.
         heldout_data: a collection file of unseen tasks.
         cache: the folder cache/contamination. A sweep looks once.
-        plan: only read the cache; None where it has no answer.
+        plan: only read caches; None where they have no answer.
 
     Raises:
         UserError: where the benchmarks cannot be read.
     """
-    benchmarks = questions(benchmark_data, heldout_data)
+    try:
+        benchmarks = questions(benchmark_data, heldout_data)
+    except NotHere:
+        if plan:
+            return None
+        raise
     texts = (text.encode() for part in benchmarks.items() for text in (part[0], *part[1]))
     key = hash_bytes([f"{VERSION} {N} {SIMILARITY}".encode(), *texts])
     found_under = f"{collection.fingerprint}-{key}"

@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from smart.config import UserError, code_of_targets
 from smart.mixture import TaskBudgets, render_summary, sample_validation, write_mixture
 from smart.mixture.budgets import COLUMNS, read_tasks
+from smart.model.pretrained import read_tokenizer
 from smart.runtime.files import make_writable
+from smart.runtime.hub import offline
 from smart.runtime.locks import owned
 from smart.runtime.logs import log_so_far
 from smart.runtime.manifest import Artifact, is_made, versions
@@ -97,9 +99,10 @@ def select(config: SelectConfig) -> SelectedMixture:
 
 
 def plan(config: SelectConfig) -> str:
-    """What the selection would do and cost, as text; writes nothing."""
-    pool = read_pool(config)
-    return describe_plan(config, pool, *resolve_sizes(config, pool))
+    """What the selection would do and cost, as text; writes nothing, and downloads nothing."""
+    with offline():
+        pool = read_pool(config)
+        return describe_plan(config, pool, *resolve_sizes(config, pool))
 
 
 def fetch(config: SelectConfig) -> None:
@@ -107,6 +110,8 @@ def fetch(config: SelectConfig) -> None:
     config.collection.fetch()
     if config.needs_vectors:
         config.encoder.fetch()
+    if config.tokenizer:
+        read_tokenizer(f"tokenizer={config.tokenizer}", config.tokenizer)
     if config.decontaminate:
         questions(config.benchmark_data, config.heldout_data)
 

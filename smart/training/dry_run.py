@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from smart.config import counted
 from smart.model.adapters import target_layers
-from smart.training.data import count_losses
+from smart.runtime.hub import NotHere
+from smart.training.config import TrainConfig
+from smart.training.data import Mixture, count_losses
 from smart.training.job import TrainingJob
 
 _DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
@@ -85,7 +89,24 @@ def describe_plan(job: TrainingJob) -> str:
         "optimiser": _bytes(size.optimizer),
         "peak memory": f"about {_bytes(peak)} on each GPU (estimate)",
     }
-    head = f"Plan: {job.config.tuning.method} of {job.config.model.name} on {job.mixture.name}"
+    return _page(job.config, job.mixture, lines)
+
+
+def describe_mixture(config: TrainConfig, mixture: Mixture, missing: NotHere) -> str:
+    """The plan of a training whose model is not here."""
+    examples = round(config.epochs * len(mixture.train))
+    steps = max(1, math.ceil(examples / config.batch_size)) if config.max_steps is None else config.max_steps
+    lines = {
+        "rows": f"{len(mixture.train):,}, less those that do not fit into the model's context",
+        "validation": counted(len(mixture.validation), "row"),
+        "steps": f"at most {steps:,} of {counted(config.batch_size, 'example')}",
+        "not known": f"tokens, parameters, memory: {missing}",
+    }
+    return _page(config, mixture, lines)
+
+
+def _page(config: TrainConfig, mixture: Mixture, lines: Mapping[str, str]) -> str:
+    head = f"Plan: {config.tuning.method} of {config.model.name} on {mixture.name}"
     return "\n".join([head, *(f"  {name:<12} {value}" for name, value in lines.items())])
 
 

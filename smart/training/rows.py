@@ -26,6 +26,7 @@ from smart.reading import (
     suffix_of,
 )
 from smart.runtime.files import hash_bytes
+from smart.runtime.hub import refused
 
 log = logging.getLogger(__name__)
 
@@ -179,9 +180,10 @@ def read_hub(source: str, bad_rows: BadRows) -> tuple[dict[str, pa.Table], str]:
     try:
         splits = load_dataset(name, revision=revision or None)
     except (OSError, ValueError) as error:
-        raise UserError(
+        raise refused(
             f"mixture={source}: no such folder or file, and the hub gave no data set of that name"
-            f" ({str(error).splitlines()[0]})"
+            f" ({str(error).splitlines()[0]})",
+            error,
         ) from error
     checker, tables = RowChecker(source, bad_rows), {}
     for split in sorted({"train", "validation"} & set(splits)):

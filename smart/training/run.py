@@ -11,13 +11,15 @@ from pathlib import Path
 from smart.model.base import fetch as fetch_model
 from smart.runtime import processes
 from smart.runtime.files import make_writable, real
+from smart.runtime.hub import NotHere, from_cache_first, offline
 from smart.runtime.locks import owned
 from smart.runtime.manifest import Artifact
 from smart.runtime.names import file_stem
 from smart.runtime.tracking import TrackedRun, flatten, is_unlogged, track
 from smart.training import launch
 from smart.training.config import TrainConfig
-from smart.training.dry_run import describe_plan
+from smart.training.data import read_mixture
+from smart.training.dry_run import describe_mixture, describe_plan
 from smart.training.fit import HISTORY, fit, is_finished, merge, tidy
 from smart.training.job import TrainingJob, prepare
 
@@ -66,7 +68,11 @@ def train(config: TrainConfig) -> TrainedAdapter:
 
 def plan(config: TrainConfig) -> str:
     """What the training would do and cost, as text; loads no weights."""
-    return describe_plan(prepare_job(config))
+    try:
+        return from_cache_first(lambda: describe_plan(prepare_job(config)))
+    except NotHere as error:
+        with offline():
+            return describe_mixture(config, read_mixture(config.mixture, config.bad_rows), error)
 
 
 def fetch(config: TrainConfig) -> None:

@@ -10,7 +10,7 @@ or how often a test at 5 % finds a difference where there is none.
 from __future__ import annotations
 
 import argparse
-import platform
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 
+from benchmarks.submodular import processor
 from smart.evaluation import statistics
 from smart.evaluation.statistics import Average, Kind, Strata
 
@@ -378,7 +379,8 @@ def table(draws: int) -> str:
     error = (statistics.LEVEL * (1 - statistics.LEVEL) / draws) ** 0.5
     took = (
         f"`python -m benchmarks.statistics`, {draws:,} draws a case (standard error {error:.3f}), numpy"
-        f" {np.__version__}, {platform.machine()}, {date.today()}: {time.monotonic() - started:.0f} s."
+        f" {np.__version__}, {os.cpu_count()} cores of {processor()}, {date.today()}:"
+        f" {time.monotonic() - started:.0f} s."
     )
     return "\n\n".join([took, *parts])
 

@@ -111,7 +111,7 @@ WIDTH = """    def width(self):
         ("sum(len(text) > self.most for text in texts)", "None", "encode", "truncated from 0 to 1, .* None"),
         (RESULT, "return vectors, vectors, (", "encode", "tuple; return Encoded"),
         (RESULT, SHARED, "own_arrays", "a new array"),
-        ("    @contextmanager", WIDTH, "width", "64 dimensions, .* 65"),
+        ("    @contextmanager", WIDTH, "width", "to be 64, .* 65"),
         (RESULT, "return Encoded(vectors * 1e5, ", "storage", "float32"),
         ("text[: self.most]", "text[:1]", "different_texts", "cut before they differ"),
         (RESULT, "return Encoded(vectors * 1e-9, ", "different_texts", "too small for dtype"),

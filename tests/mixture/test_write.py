@@ -177,7 +177,7 @@ def test_the_summary_is_short_and_adds_up(tasks: int, selected: int, budget: int
         lines = render_summary(shown).splitlines()
         assert len(lines) <= 25
         assert max(map(len, lines)) <= 110
-        assert lines[0].startswith(f"{budget:,} of {table.sizes.sum():,} rows; {selected} of {tasks} tasks")
+        assert lines[0].startswith(f"{budget:,} of {table.sizes.sum():,} rows; {selected} of {tasks} task")
         by_template = [int(word.replace(",", "")) for word in lines[1].split()[1::2]]
         assert by_template == table.budgets.sum(axis=0).tolist()
 

@@ -340,7 +340,7 @@ def test_csv_with_wrong_lines(tmp_path: Path) -> None:
         put(tmp_path, "a.csv", b'inputs,targets\nq,a\nq\n"a\r\nb",\xe9\n\n"He\\", \\"said",b\nq,a\n'), KINDS
     )
     assert {fault.reason: fault.rows.tolist() for fault in rows.faults} == {
-        "line: 1 fields instead of 2": [1],
+        "line: 1 field instead of 2": [1],
         "line: 3 fields instead of 2": [3],
         "targets: invalid UTF-8": [2],
     }

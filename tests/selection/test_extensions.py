@@ -138,7 +138,7 @@ def test_all_four_at_once(
     }
     assert rows["exact"] == rows["lazy"] == rows["naive"] == rows["partition"]
     manifest = json.loads((folders["lazy"] / "manifest.json").read_text())
-    assert (manifest["format"], manifest["config"]["optimizer"]) == (1, "lazy")
+    assert (manifest["format"], manifest["config"]["optimizer"]) == (2, "lazy")
 
 
 WRONG = [

@@ -105,7 +105,7 @@ def _first_values(faults: Sequence[Fault]) -> dict[int, object]:
 
 
 def refusal(what: str, errors: Sequence[str], way_out: str) -> str:
-    """One message for many faults: what has them, the first few, and the way out."""
+    """One message for many faults: what has them, the first few, and a hint."""
     listed = "\n".join(f"  - {error}" for error in errors[:_SHOWN_FAULTS])
     more = f"\n  and {len(errors) - _SHOWN_FAULTS} more" if len(errors) > _SHOWN_FAULTS else ""
     return f"{what} has rows that cannot be used (counted from 0 in each file):\n{listed}{more}\n{way_out}"

@@ -43,7 +43,7 @@ POSSIBLE = {
 }
 """Kinds that can befall a call; those of every other call are all but a torn write."""
 UNSAID = "a file could not be written"
-MESSAGES = {"no space": ("no space left", UNSAID), "broken": ("input/output error", UNSAID)}
+MESSAGES = {"no space": ("no space left", " is full: ", UNSAID), "broken": ("input/output error", UNSAID)}
 """What a message says of each kind; some libraries don't say why they failed."""
 STAGES = ("select", "train", "evaluate")
 NOT_OURS = "datasets"

@@ -22,8 +22,8 @@ from smart.embedding.encoders import Encoded, Encoder, Session
 from smart.embedding.precomputed import Precomputed
 from smart.embedding.prompts import Prompts
 from smart.embedding.vectors import Vectors
-from smart.runtime.files import PARTIAL, hash_file, write_atomic
-from smart.runtime.locks import locked
+from smart.runtime.files import hash_file, write_atomic
+from smart.runtime.locks import owned
 from smart.runtime.manifest import FILE, is_intact, make_key, versions, write_manifest
 from smart.runtime.progress import progress
 from smart.runtime.sealed import read_sealed, write_sealed
@@ -63,7 +63,7 @@ def embed(
     if encoder.identity() is None:
         encoder.fetch()
     store = _Store(prompts, encoder, folder, shard_rows)
-    with locked(folder / f"{store.key}.lock"):
+    with owned(store.home):
         shards = store.complete()
     return store.open(shards)
 
@@ -131,8 +131,6 @@ class _Store:
 
     def complete(self) -> list[_Shard]:
         """Make what is missing or damaged; returns the records of all shards."""
-        for left_over in self.home.glob(f".*{PARTIAL}*"):
-            left_over.unlink()
         shards = {number: shard for number in range(self.count) if (shard := self._whole(number))}
         missing = [number for number in range(self.count) if number not in shards]
         if missing or not is_intact(self.home, self.key, files=False):

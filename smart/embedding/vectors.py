@@ -12,7 +12,7 @@ import xxhash
 
 from smart.config import counted
 from smart.runtime.files import hash_bytes
-from smart.runtime.locks import locked
+from smart.runtime.locks import owned
 from smart.runtime.progress import progress
 from smart.runtime.sealed import read_sealed, write_sealed
 from smart.templates import TEMPLATES
@@ -78,8 +78,7 @@ def task_statistics(vectors: Vectors, offsets: np.ndarray) -> TaskStatistics:
         raise ValueError(f"task {np.flatnonzero(np.diff(ends) <= 0)[0]} holds no vectors")
     groups = hash_bytes([offsets.astype("<i8").tobytes()])
     path, key = vectors.folder / f"summary-{groups[:16]}.sealed", f"{vectors.key}-{groups}"
-    # The store's own lock: who holds it may clear away temporary files beside the vectors.
-    with locked(vectors.folder.with_name(f"{vectors.folder.name}.lock")):
+    with owned(vectors.folder):
         content = read_sealed(path, key)
         if content is not None:
             with np.load(io.BytesIO(content)) as arrays:

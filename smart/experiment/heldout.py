@@ -16,7 +16,7 @@ from smart.config import code_of_targets
 from smart.experiment.run_graph import named_files
 from smart.runtime.content import ContentHashes
 from smart.runtime.files import atomic_file, hash_file
-from smart.runtime.locks import locked
+from smart.runtime.locks import owned
 from smart.runtime.manifest import make_key
 from smart.runtime.sealed import read_sealed, write_sealed
 
@@ -42,7 +42,7 @@ def write_heldout(options: Mapping[str, Any], root: Path) -> None:
     """Write the file, once; and again where it is not what was written. Its hash lies beside it."""
     path = heldout_file(options, root)
     seal = path.with_suffix(".sealed")
-    with locked(path.with_suffix(".lock")):
+    with owned(path):
         known = read_sealed(seal, path.stem)
         if path.exists() and known is not None and known.decode() == hash_file(path):
             return

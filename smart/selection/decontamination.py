@@ -20,7 +20,7 @@ from smart.collection.tables import keep_rows
 from smart.config import counted
 from smart.runtime.files import hash_bytes
 from smart.runtime.hub import NotHere
-from smart.runtime.locks import locked
+from smart.runtime.locks import owned
 from smart.runtime.sealed import read_sealed, write_sealed
 
 VERSION = 1
@@ -101,7 +101,7 @@ def look_for_benchmarks(
         if reports is None:
             return None
     else:
-        with locked(file.with_suffix(".lock")):
+        with owned(file):
             reports = _kept(file, found_under)
             if reports is None:
                 reports = {

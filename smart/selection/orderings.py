@@ -18,8 +18,8 @@ from smart.config import counted
 from smart.embedding import Vectors
 from smart.runtime.executor import map_unordered, packs
 from smart.runtime.files import hash_bytes
-from smart.runtime.locks import locked
-from smart.runtime.manifest import make_key, write_manifest
+from smart.runtime.locks import owned
+from smart.runtime.manifest import is_intact, make_key, write_manifest
 from smart.runtime.progress import progress
 from smart.runtime.sealed import read_sealed, write_sealed
 from smart.submodular import SetFunction, maximize, quality, single_threaded_blas
@@ -103,13 +103,14 @@ def order_groups(
     """
     key = orderings_key(orderer, vectors.key, offsets)
     folder = cache / key
-    with locked(cache / f"{key}.lock"):
+    with owned(folder):
         sizes = np.diff(offsets)
         known = read_shards(folder, key, sizes)
         missing = sorted((g for g in wanted if g not in known), key=lambda g: (-sizes[g], g))
+        started = time.monotonic()
         if missing:
-            started = time.monotonic()
             known |= _compute(orderer, vectors, offsets, missing, partial(save_shard, folder, key), threads)
+        if missing or (known and not is_intact(folder, key, files=False)):
             write_manifest(
                 folder,
                 {

@@ -57,7 +57,7 @@ def test_the_summary_is_written_under_the_lock_of_the_store(tmp_path: Path) -> N
         task_statistics(made, OFFSETS)
         done.set()
 
-    with locked(tmp_path.with_name(f"{tmp_path.name}.lock")):
+    with locked(tmp_path.with_name(f".{tmp_path.name}.lock")):
         thread = threading.Thread(target=work)
         thread.start()
         assert not done.wait(0.5)

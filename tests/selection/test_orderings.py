@@ -85,6 +85,14 @@ def test_orders_are_computed_once_and_again_where_their_shard_is_harmed(tmp_path
     assert order(tmp_path)[:2] == (orders, [20, 30, 40])
 
 
+def test_what_a_killed_run_left_goes_and_the_manifest_comes(tmp_path: Path) -> None:
+    _, _, shard = order(tmp_path)
+    whole = {path.name for path in shard.parent.iterdir()}
+    (shard.parent / "manifest.json").rename(shard.with_name(".manifest.json.partial-x"))
+    assert order(tmp_path)[1] == []
+    assert {path.name for path in shard.parent.iterdir()} == whole
+
+
 def test_a_shard_of_another_key_or_under_another_name_is_not_taken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,6 +167,9 @@ def test_a_users_own_grid_is_one_yaml_of_a_dozen_lines(
     assert len(MINE.splitlines()) <= 12
     manifest = json.loads((folder / "manifest.json").read_text())
     assert [cell["state"] for cell in manifest["cells"]] == ["done"] * 12
+    commands = re.findall(r"python reproduce\.py[^<]*", (folder / "report.html").read_text())
+    assert commands
+    assert all(own[0] in html.unescape(command) for command in commands)
 
 
 def test_table_and_figures_go_to_a_summary_run_of_the_grids_group(

@@ -145,3 +145,13 @@ def test_a_word_is_no_boolean(key: str, word: str) -> None:
     for command, more in (("select", []), ("train", ["mixture=x"]), ("evaluate", ["model=tiny_llama"])):
         with pytest.raises(ConfigError, match=f"{key}=.*: must be true or false"):
             read_config(CONFIGS[command], compose(command, [*more, f"{key}={word}"]))
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", " ", "a\nb", "x" * 101, "ü" * 51])
+def test_a_name_is_one_component_of_a_path(name: str) -> None:
+    composed = compose("select", ["collection=reasoning_gym"])
+    values = copy.deepcopy(dict(composed.values))
+    values["collection"]["name"] = name
+    (said,) = problems_of("select", composed, values)
+    assert said.startswith("collection.name=")
+    assert "names files, so it must" in said

@@ -20,6 +20,7 @@ _WRITE_FAILED = (
     "No space left",
     "Disk quota exceeded",
     "I/O error",
+    "iostream error",  # of C++, which torch.save writes with
 )
 
 

@@ -76,9 +76,9 @@ def encode(
     bodies = [prompt.rstrip() for prompt in prompts]
     continuations = _continuations(tokenizer, prompts, responses, separator)
     last = [_end(tokenizer)] if end else []
-    control = _control_tokens(tokenizer)
+    control = control_tokens(tokenizer)
     rows: list[Tokens | None] = []
-    for body, ids, written in zip(bodies, _ids(tokenizer, bodies), continuations, strict=True):
+    for body, ids, written in zip(bodies, ids_of(tokenizer, bodies), continuations, strict=True):
         response = _ended(written, last)
         prefix = [] if body.startswith(written_start) else start
         prompt = prefix + ids or [_start_or_end(tokenizer)]
@@ -128,13 +128,18 @@ def _continuations(
         prompt[len(prompt.rstrip()) :] + separator + response
         for prompt, response in zip(prompts, responses, strict=True)
     ]
-    (anchor,) = _ids(tokenizer, [_ANCHOR])
-    rows = _ids(tokenizer, [_ANCHOR + text for text in texts])
+    return continuation_ids(tokenizer, texts)
+
+
+def continuation_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts as they are in the middle of a text, sharing no token with what stands before."""
+    (anchor,) = ids_of(tokenizer, [_ANCHOR])
+    rows = ids_of(tokenizer, [_ANCHOR + text for text in texts])
     for number, ids in enumerate(rows):
         if ids[: len(anchor)] == anchor:
             rows[number] = ids[len(anchor) :]
         else:  # the anchor has grown together with the response, which an empty separator allows
-            rows[number] = _ids(tokenizer, [texts[number]])[0]
+            rows[number] = ids_of(tokenizer, [texts[number]])[0]
     return rows
 
 
@@ -143,12 +148,14 @@ def _ended(ids: list[int], last: list[int]) -> list[int]:
     return ids if ids[-1:] == last else ids + last
 
 
-def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of the tokens that steer a model, such as </s>."""
     known = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     return (known | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def ids_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts as they stand, without a beginning or an end of sequence."""
     if not texts:
         return []
     encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
@@ -157,7 +164,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[
 
 def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     # What the tokenizer puts before a text of its own accord, and nothing of what some put behind it.
-    (anchor,) = _ids(tokenizer, [_ANCHOR])
+    (anchor,) = ids_of(tokenizer, [_ANCHOR])
     ids = list(tokenizer(_ANCHOR)["input_ids"])
     for start in range(len(ids)):
         if anchor and ids[start : start + len(anchor)] == anchor:

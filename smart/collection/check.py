@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from smart.collection.schema import LABELS, SCHEMA, TEXTS
-from smart.collection.tables import is_blank, keep_rows
+from smart.collection.tables import keep_rows
 from smart.config import UserError, counted
-from smart.reading import Fault, apart, as_text, fault_where, refusal
+from smart.reading import Fault, apart, as_text, fault_where, is_blank, refusal
 from smart.templates import TEMPLATES
 
 

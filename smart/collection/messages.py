@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smart.collection.tables import is_blank
-from smart.reading import Fault, as_text, fault_where, is_text
+from smart.reading import Fault, as_text, fault_where, is_blank, is_text
 
 MULTI_TURN = "more than one turn"
 

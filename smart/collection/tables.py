@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from smart.collection.schema import LABELS, TEXTS
@@ -93,8 +92,3 @@ def _keep_of_batch(batch: pa.RecordBatch, keep: np.ndarray) -> list[pa.RecordBat
     if len(runs) > 1 + len(keep) // 16:  # many short runs: a copy is smaller than the views would be
         return [batch.filter(pa.array(keep))]
     return [batch.slice(start, stop - start) for start, stop in runs]
-
-
-def is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Which texts are empty or white space alone; null where the text is."""
-    return pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))

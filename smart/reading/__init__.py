@@ -9,18 +9,44 @@ from smart.reading.files import SUFFIXES, distinct, file_identity, suffix_of
 from smart.reading.json_rows import decode_json
 from smart.reading.parsed import LINE
 from smart.reading.reader import Batch, Rows, read, scan
-from smart.reading.values import JSON, TEXT, TEXTS, Kind, as_text, class_names, from_values, is_text
+from smart.reading.shapes import (
+    CONVERSATION,
+    SHAPED,
+    NoShapeError,
+    Shaped,
+    ShapedRows,
+    plain_conversations,
+    read_shaped,
+    shape_table,
+)
+from smart.reading.turns import said, turns_of
+from smart.reading.values import (
+    JSON,
+    TEXT,
+    TEXTS,
+    Kind,
+    as_text,
+    class_names,
+    from_values,
+    is_blank,
+    is_text,
+)
 
 __all__ = [
+    "CONVERSATION",
     "JSON",
     "LINE",
+    "SHAPED",
     "SUFFIXES",
     "TEXT",
     "TEXTS",
     "Batch",
     "Fault",
     "Kind",
+    "NoShapeError",
     "Rows",
+    "Shaped",
+    "ShapedRows",
     "apart",
     "as_text",
     "class_names",
@@ -29,10 +55,16 @@ __all__ = [
     "fault_where",
     "file_identity",
     "from_values",
+    "is_blank",
     "is_text",
     "one_each",
+    "plain_conversations",
     "read",
+    "read_shaped",
     "refusal",
+    "said",
     "scan",
+    "shape_table",
     "suffix_of",
+    "turns_of",
 ]

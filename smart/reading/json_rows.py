@@ -56,6 +56,16 @@ def decode_json(path: Path, content: bytes) -> Any:
         raise ValueError(_reason(error)) from error
 
 
+def decode_text(text: str) -> Any:
+    """The one value of a JSON text.
+
+    Raises:
+        ValueError: for what is no JSON, or cannot be read without loss.
+        RecursionError: for what is nested too deeply.
+    """
+    return _DECODER.decode(text)
+
+
 def _layout(head: bytes) -> str:
     """lines, array, or values: objects over several lines."""
     text = head.decode(errors="surrogateescape").lstrip(" \t\r\n")

@@ -11,17 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smart.reading.faults import Fault, fault_where, faults_of
+from smart.reading.faults import Fault, fault_where, faults_of, one_each
 
 TEXT = pa.large_string()
 """Text and nothing else: a number in its place is a fault of its row."""
 TEXTS = pa.list_(TEXT)
 """Lists of texts."""
 JSON: Literal["json"] = "json"
-"""Any value, as JSON text, so that nothing of nested values is lost however much rows differ in shape."""
+"""Any value, as JSON text, so that nothing of nested values is lost however much rows differ in shape. A struct of
+Arrow has all fields in all rows: there, a null says that the row has no such field."""
 Kind: TypeAlias = pa.DataType | Literal["json"]
 """What a column is read as. Other Arrow types, such as a list of structs, take a value that fits and refuse others."""
 
+_SLICE = 5_000
 _NAMES = {bool: "true or false", int: "number", float: "number", list: "list", dict: "object", str: "text"}
 
 
@@ -59,7 +61,7 @@ def from_values(name: str, values: Sequence[Any], kind: Kind) -> tuple[pa.Array,
 def _dumped(value: object) -> str | float | None:
     """The value as JSON text; a value that has none stays as it is, so that it is refused."""
     try:
-        return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
     except (ValueError, RecursionError):
         return float("nan")
 
@@ -94,8 +96,7 @@ def from_arrow(name: str, column: pa.ChunkedArray, kind: Kind) -> tuple[pa.Chunk
     if kind == TEXTS:
         return _as_texts(name, column)
     if kind == JSON:
-        array, faults = from_values(name, column.to_pylist(), JSON)
-        return pa.chunked_array([array]), faults
+        return _as_json(name, column)
     return column, []
 
 
@@ -125,6 +126,42 @@ def _as_texts(name: str, column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list
     texts = as_text(name, pc.list_flatten(column))[1]
     parents = pc.list_parent_indices(column).to_numpy()
     return column, [replace(fault, rows=np.unique(parents[fault.rows]), values={}) for fault in texts]
+
+
+def _as_json(name: str, column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[Fault]]:
+    """A column as JSON text, some rows at a time: as Python's objects they take many times their size."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.cast(column.type.storage_type)
+    chunks, faults, start = [], list[Fault](), 0
+    for chunk in column.chunks:
+        for first in range(0, len(chunk), _SLICE):
+            array, more = from_values(name, _python_values(chunk.slice(first, _SLICE)), JSON)
+            chunks.append(array)
+            faults += [fault.shifted(start + first) for fault in more]
+        start += len(chunk)
+    return pa.chunked_array(chunks, TEXT), one_each(faults)
+
+
+def _python_values(chunk: pa.Array) -> list[Any]:
+    try:
+        values = chunk.to_pylist()
+    except UnicodeDecodeError:
+        values = [_python_value(value) for value in chunk]
+    return [_without_nulls(value) for value in values] if pa.types.is_nested(chunk.type) else values
+
+
+def _python_value(value: pa.Scalar) -> Any:
+    """The value; in place of one with bytes that are no UTF-8, a text that is refused for that."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return "\udc80"
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _invalid(chunk: pa.Array) -> np.ndarray:
@@ -180,3 +217,8 @@ def class_names(column: pa.ChunkedArray, names: Sequence[str]) -> pa.ChunkedArra
     codes = pc.if_else(known, column, None).cast(pa.int32())
     chunks = [pa.DictionaryArray.from_arrays(chunk, pa.array(names, pa.string())) for chunk in codes.chunks]
     return pa.chunked_array(chunks, pa.dictionary(pa.int32(), pa.string()))
+
+
+def is_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which texts are empty or white space alone; null where the text is."""
+    return pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))

@@ -27,7 +27,10 @@ _SHOWN = 600
 
 @dataclass(frozen=True)
 class Mixture:
-    """Rows to learn from: tables with the columns prompt, response, submixture and task_name."""
+    """Rows to learn from: tables of prompt and response, or of conversation, beside submixture and task_name.
+
+    A conversation is JSON (see `smart.conversation`). Both tables have the same columns.
+    """
 
     name: str
     key: str
@@ -46,7 +49,7 @@ def read_mixture(source: str, bad_rows: BadRows = "error") -> Mixture:
         bad_rows: "error" or "drop", for rows without text in one of the columns.
 
     Raises:
-        UserError: if there is nothing of the name, it lacks prompt and response, or has rows that can't be used.
+        UserError: if there is nothing of the name, its columns have no known shape, or it has rows that can't be used.
         DamagedError: for a mixture that is not what was written.
     """
     path = Path(source)
@@ -58,17 +61,20 @@ def read_mixture(source: str, bad_rows: BadRows = "error") -> Mixture:
         for split in ("train", "validation"):
             if split == "train" or f"{split}.parquet" in manifest["files"]:
                 table = pq.read_table(path / f"{split}.parquet")
-                columns = dict(zip(table.column_names, table.columns, strict=True))
-                tables[split] = checker.check(f"{split}.parquet", columns)
+                tables[split] = checker.check_table(f"{split}.parquet", table)
         checker.raise_if_any()
         check_unchanged(before)
         return Mixture(
-            path.name, manifest["key"], tables["train"], tables.get("validation", no_rows()), manifest
+            path.name,
+            manifest["key"],
+            tables["train"],
+            tables.get("validation", no_rows(tables["train"])),
+            manifest,
         )
     tables, key = read_files(path, bad_rows) if path.exists() else read_hub(source, bad_rows)
     if "train" not in tables:
         raise UserError(f"mixture={source}: holds no rows to train on")
-    return Mixture(path.stem, key, tables["train"], tables.get("validation", no_rows()), {})
+    return Mixture(path.stem, key, tables["train"], tables.get("validation", no_rows(tables["train"])), {})
 
 
 @dataclass(frozen=True)

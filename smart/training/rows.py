@@ -1,11 +1,11 @@
-"""Rows to learn from, out of files or a data set of the hub: prompt and response, checked."""
+"""Rows to learn from, out of files or a data set of the hub: prompts and responses, or conversations; checked."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,15 +14,18 @@ import pyarrow as pa
 
 from smart.config import UserError, counted
 from smart.reading import (
+    CONVERSATION,
     SUFFIXES,
-    TEXT,
-    Fault,
+    NoShapeError,
+    Shaped,
     apart,
     as_text,
     class_names,
     fault_where,
-    read,
+    plain_conversations,
+    read_shaped,
     refusal,
+    shape_table,
     suffix_of,
 )
 from smart.runtime.files import hash_bytes
@@ -31,7 +34,11 @@ from smart.runtime.hub import refused
 log = logging.getLogger(__name__)
 
 BadRows = Literal["error", "drop"]
-COLUMNS = ("prompt", "response", "submixture", "task_name")
+LABELS = ("submixture", "task_name")
+COLUMNS = ("prompt", "response", *LABELS)
+"""Of rows of two texts."""
+TURNS = (CONVERSATION, *LABELS)
+"""Columns of rows with turns. A data set with any of them has no others."""
 AUTHORS = "kowndinya23/"
 """Owner of the published mixtures, flan2022-4096-TASKS-tasks-FN-ROWS-instances-FN."""
 SPLITS = {
@@ -41,6 +48,9 @@ SPLITS = {
 }
 """Words in the names of a folder's files that say what they are for. Rows for tests are left out."""
 _NO_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json", "config.json", "manifest.json"}
+_NAMES = {"inputs": "prompt", "targets": "response"}
+_TURNS_AS_OF = "turns 1"
+"""In the keys of data with turns, by how they are read."""
 _SINCE_TEXT_IS_EXACT = "text 2"
 """In the keys of data in JSON and CSV, whose values were guessed at before."""
 
@@ -54,21 +64,17 @@ class RowChecker:
     bad_rows: BadRows
     errors: list[str] = field(default_factory=list)
 
-    def check(
-        self, where: str, table: Mapping[str, pa.ChunkedArray], faults: Iterable[Fault] = ()
-    ) -> pa.Table:
-        """The four columns as text; rows that cannot be used are left out, and said or noted as errors.
+    def check(self, where: str, shaped: Shaped, labels: Mapping[str, pa.ChunkedArray]) -> pa.Table:
+        """COLUMNS or TURNS as text; rows that cannot be used are left out, and said or noted as errors.
 
-        Raises:
-            UserError: where prompt or response is missing.
+        Args:
+            labels: LABELS, as far as the data has them.
         """
-        if missing := [name for name in COLUMNS[:2] if name not in table]:
-            raise UserError(
-                f"mixture={self.source}: {where} has no column {' and '.join(missing)}, only {', '.join(table)}"
-            )
-        columns, found, count = {}, list(faults), len(table["prompt"])
-        for name in COLUMNS:
-            column = table.get(name, pa.chunked_array([pa.repeat("all", count)]))
+        given = {_NAMES.get(name, name): column for name, column in shaped.columns.items()}
+        count = len(next(iter(given.values())))
+        columns, found = {}, list(shaped.faults)
+        for name in (*given, *LABELS):
+            column = given.get(name, labels.get(name, pa.chunked_array([pa.repeat("all", count)])))
             columns[name], more = as_text(name, column)
             found += more
         for name, column in columns.items():
@@ -85,8 +91,24 @@ class RowChecker:
                     where,
                     fault.reason,
                 )
-        used = pa.table({name: column.cast(pa.string()) for name, column in columns.items()})
+        if shaped.cut:
+            log.info("%s: cut behind the last answer in %s.", where, counted(shaped.cut, "conversation"))
+        kinds = {name: pa.large_string() if name == CONVERSATION else pa.string() for name in columns}
+        used = pa.table({name: column.cast(kinds[name]) for name, column in columns.items()})
         return used if keep.all() else used.filter(pa.array(keep))
+
+    def check_table(self, where: str, table: pa.Table) -> pa.Table:
+        """The rows of a table in whatever shape it has.
+
+        Raises:
+            UserError: where it has none.
+        """
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        try:
+            shaped = shape_table(where, columns)
+        except NoShapeError as error:
+            raise UserError(f"mixture={self.source}: {error}") from error
+        return self.check(where, shaped, columns)
 
     def raise_if_any(self) -> None:
         if self.errors:
@@ -104,21 +126,38 @@ def read_files(path: Path, bad_rows: BadRows) -> tuple[dict[str, pa.Table], str]
     for split, files in splits.items():
         parts = []
         for file in files:
-            rows = read(str(file), dict.fromkeys(COLUMNS, TEXT))
+            try:
+                rows = read_shaped(str(file), more=LABELS)
+            except NoShapeError as error:
+                raise UserError(f"mixture={path}: {error}") from error
             key.append(rows.digest.encode())
             if rows.count:
-                present = {name: rows.columns.get(name) for name in rows.names}
-                parts.append(checker.check(str(file), present, rows.faults))
+                parts.append(checker.check(str(file), rows, rows.more))
             else:
                 log.warning("%s holds no rows: skipped.", file)
         if parts:
-            tables[split] = pa.concat_tables(parts)
+            tables[split] = pa.concat_tables(one_shape(parts))
+    tables = dict(zip(tables, one_shape(list(tables.values())), strict=True))
     checker.raise_if_any()
     if any(suffix_of(file) != ".parquet" for files in splits.values() for file in files):
         key.append(_SINCE_TEXT_IS_EXACT.encode())
+    if any(CONVERSATION in table.column_names for table in tables.values()):
+        key.append(_TURNS_AS_OF.encode())
     if set(splits) != {"train"}:
         key.append(json.dumps({split: len(files) for split, files in splits.items()}).encode())
     return tables, hash_bytes(key)
+
+
+def one_shape(tables: list[pa.Table]) -> list[pa.Table]:
+    """The same tables; where one has turns, rows of two texts become conversations too."""
+    if not any(CONVERSATION in table.column_names for table in tables):
+        return tables
+    return [table if CONVERSATION in table.column_names else _with_turns(table) for table in tables]
+
+
+def _with_turns(table: pa.Table) -> pa.Table:
+    turns = plain_conversations(table["prompt"], table["response"])
+    return pa.table({CONVERSATION: turns, **{name: table[name] for name in LABELS}})
 
 
 def split_files(folder: Path) -> dict[str, list[Path]]:
@@ -192,12 +231,17 @@ def read_hub(source: str, bad_rows: BadRows) -> tuple[dict[str, pa.Table], str]:
         for name, feature in splits[split].features.items():
             if names := getattr(feature, "names", None):
                 columns[name] = class_names(columns[name], names)
-        tables[split] = checker.check(f"split {split}", columns)
+        tables[split] = checker.check_table(f"split {split}", pa.table(columns))
+    tables = dict(zip(tables, one_shape(list(tables.values())), strict=True))
     checker.raise_if_any()
     if "train" not in tables:
         raise UserError(f"mixture={source}: has no split named train, only {', '.join(sorted(splits))}")
-    return tables, hash_bytes(splits[split]._fingerprint.encode() for split in sorted(splits))
+    key = [splits[split]._fingerprint.encode() for split in sorted(splits)]
+    if CONVERSATION in tables["train"].column_names:
+        key.append(_TURNS_AS_OF.encode())
+    return tables, hash_bytes(key)
 
 
-def no_rows() -> pa.Table:
-    return pa.table({name: pa.array([], pa.string()) for name in COLUMNS})
+def no_rows(like: pa.Table) -> pa.Table:
+    """A table of the same columns, without a row."""
+    return like.slice(0, 0)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from smart.config import ConfigError, UserError
+from smart.conversation import from_json
 from smart.model import ModelOptions, TuningOptions
 from smart.runtime.manifest import write_manifest
 from smart.training.config import TrainConfig
@@ -49,8 +50,8 @@ def test_any_file_with_prompt_and_response_will_do(tmp_path, kind):
 
 
 def test_wrong_data_sets_say_what_is_wrong(tmp_path):
-    pq.write_table(pa.table({"inputs": ["a"], "response": ["b"]}), tmp_path / "x.parquet")
-    with pytest.raises(UserError, match=r"has no column prompt, only inputs, response"):
+    pq.write_table(pa.table({"question": ["a"], "response": ["b"]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"no column inputs or prompt, nor .*; it has: question, response"):
         read_mixture(str(tmp_path / "x.parquet"))
     pq.write_table(pa.table({"prompt": ["a", None], "response": ["b", "c"]}), tmp_path / "x.parquet")
     with pytest.raises(UserError, match=r"prompt: null in 1 row: 1"):
@@ -324,6 +325,48 @@ def test_names_in_a_folder_say_what_files_are_for(tmp_path, name, split, caplog)
     )
     (tmp_path / name).rename(tmp_path / "zz.jsonl")
     assert (read_mixture(str(tmp_path)).key == read.key) == (split == "train" and name > "other.jsonl")
+
+
+USER, ASSISTANT = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "json"])
+def test_rows_with_turns_are_conversations_and_so_is_all_beside_them(tmp_path, kind):
+    rows = [{"messages": [USER, ASSISTANT] * turns, "task_name": f"t{turns}"} for turns in (1, 2)]
+    file = tmp_path / f"train.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    else:
+        file.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
+    alone = read_mixture(str(file))
+    assert [from_json(text)["messages"] for text in alone.train["conversation"].to_pylist()] == [
+        row["messages"] for row in rows
+    ]
+    assert (
+        alone.train.column_names
+        == alone.validation.column_names
+        == ["conversation", "submixture", "task_name"]
+    )
+    assert alone.train["task_name"].to_pylist() == ["t1", "t2"]
+    (tmp_path / "val.jsonl").write_text('{"instruction": "q", "input": "i", "output": "a"}\n')
+    both = read_mixture(str(tmp_path))
+    assert both.key != alone.key
+    assert [from_json(text)["messages"] for text in both.validation["conversation"].to_pylist()] == [
+        [{"role": "user", "content": "q\n\ni"}, {"role": "assistant", "content": "a"}]
+    ]
+
+
+def test_conversations_that_cannot_be_used_are_named_or_dropped(tmp_path, caplog):
+    caplog.set_level("INFO")
+    file = tmp_path / "rows.jsonl"
+    rows = [[USER, ASSISTANT, USER], [USER], [{"role": "narrator", "content": "x"}]]
+    file.write_text("\n".join(json.dumps({"messages": row}) for row in rows))
+    with pytest.raises(UserError) as caught:
+        read_mixture(str(file))
+    assert f"{file}: messages: no turn of the assistant in 1 row: 1" in str(caught.value)
+    assert f"{file}: messages: unknown role 'narrator' in 1 row: 2" in str(caught.value)
+    assert len(read_mixture(str(file), "drop").train) == 1
+    assert "cut behind the last answer in 1 conversation." in caplog.text
 
 
 def test_folders_without_rows_to_train_on(tmp_path):

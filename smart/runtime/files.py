@@ -17,6 +17,8 @@ from smart.config import UserError
 
 PARTIAL = ".partial-"
 """In the name of everything that is not finished: nothing reads it, and the next run removes it."""
+_DRAFTS = (f".*{PARTIAL}*", ".tmp" + 6 * "?")
+"""Drafts in a folder: ours, and those of safetensors."""
 
 
 @contextlib.contextmanager
@@ -117,7 +119,7 @@ def recover(path: Path) -> None:
     if _aside(path).exists() and not path.exists():
         os.replace(_aside(path), path)
         sync(path.parent)
-    within = path.glob(f".*{PARTIAL}*") if path.is_dir() else ()
+    within = [left for pattern in _DRAFTS for left in path.glob(pattern)] if path.is_dir() else []
     for left in (*path.parent.glob(f".{glob.escape(path.name)}{PARTIAL}*"), *within):
         remove(left)
 

@@ -305,7 +305,9 @@ def test_what_lies_aside_comes_back_only_where_nothing_took_its_place(artifact: 
     assert is_made(artifact, KEY, "mixture")
     shutil.copytree(artifact, aside)
     write_atomic(artifact / "note", "newer")
-    (artifact / f".note{PARTIAL}x").touch()
+    for draft in (f".note{PARTIAL}x", ".tmpX0y1Z2"):
+        (artifact / draft).touch()
     recover(artifact)
     assert (artifact / "note").exists()
+    assert not (artifact / ".tmpX0y1Z2").exists()
     assert leftovers(artifact.parent) == []

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 DATE = "2024-07-26"
 """What templates are told of today, so that a row has the same tokens every day: Llama 3.1's own day."""
 _NOW = re.compile(r"""strftime_now\(\s*(["'])(?P<form>[^"']*)\1\s*\)""")
-_QUESTION, _ANSWER = "Who wrote Emma?", "JaneAusten"
+_MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_ANSWER = "JaneAusten"
 _THINKING = "enable_thinking"
 
 
@@ -51,7 +52,8 @@ class ChatFormat:
     system: str | None = None
     """System text for conversations that have none; None: the template's own default, where it has one."""
     thinking: bool | None = None
-    """enable_thinking, for conversations that don't say it themselves; None: the template decides."""
+    """enable_thinking, for conversations that don't say it themselves; None: the template decides. False leaves out
+    reasoning_content too."""
     date: str = DATE
 
     @classmethod
@@ -70,9 +72,9 @@ class ChatFormat:
             where a turn ends.
         """
         named = _templates(tokenizer)
-        if thinking is not None and not any(_THINKING in text for text in named.values()):
+        if thinking and not any(_THINKING in text for text in named.values()):
             raise UserError(
-                f"chat.thinking={json.dumps(thinking)}: the template of {tokenizer.name_or_path!r} does not know"
+                f"chat.thinking=true: the template of {tokenizer.name_or_path!r} does not know"
                 f" {_THINKING}; leave chat.thinking out"
             )
         said = [f"{name}\n{text}".encode() for name, text in sorted(named.items())]
@@ -125,6 +127,28 @@ class ChatFormat:
                 f" {manifest['end_of_turn']!r}); take the tokenizer that was saved beside the adapter"
             )
         return found
+
+    def other_marks(self, tokenizer: PreTrainedTokenizerBase) -> str | None:
+        """How the template's own {% generation %} marks differ from what is supervised here; None where they don't."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        if not _MARKS.search(self.template):
+            return None
+        messages = _probe()
+        told = tokenizer.special_tokens_map | ({} if self.thinking is None else {_THINKING: self.thinking})
+        render: Any = render_jinja_template  # which is typed as if it gave a text alone
+        ((text,), (marks,)) = render(
+            [messages], chat_template=self.template, return_assistant_tokens_mask=True, **told
+        )
+        start = len(self.render(tokenizer, messages[:-1], generate=True))
+        ours = text[start : text.rindex(self.end_of_turn) + len(self.end_of_turn)]
+        theirs = "".join(text[first:last] for first, last in marks)
+        if theirs == ours:
+            return None
+        return (
+            f"The template's own {{% generation %}} marks take {theirs!r} for an answer; supervised is {ours!r}, which"
+            " is what a model writes when it is asked, to its end of turn."
+        )
 
     def stop_ids(self, *others: int | None) -> list[int]:
         """Ids at which generation stops: the end of turn, where it is one token, and `others`."""
@@ -206,15 +230,15 @@ def _frozen(template: str, day: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return text
 
 
+def _probe() -> list[Message]:
+    return [{"role": "user", "content": "Who wrote Emma?"}, {"role": "assistant", "content": _ANSWER}]
+
+
 def _end_of_turn(form: ChatFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """What stands behind an answer: the end of turn, and what follows it."""
-    messages: list[Message] = [
-        {"role": "user", "content": _QUESTION},
-        {"role": "assistant", "content": _ANSWER},
-    ]
     name = repr(tokenizer.name_or_path)
     try:
-        text = form.render(tokenizer, messages, generate=False)
+        text = form.render(tokenizer, _probe(), generate=False)
     except ChatTemplateError as refusal:
         told = f"chat.system={form.system!r}: " if form.system is not None else ""
         raise UserError(f"{told}{name}: {refusal}") from refusal

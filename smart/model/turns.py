@@ -168,7 +168,8 @@ def _parts_of_answer(message: Message, thinks: bool | None) -> Iterator[_Part]:
     if end:
         yield _Part("a thought of the assistant", thought, _with_thought)
     if thinks is not False and "reasoning_content" in message:
-        yield _Part("a thought of the assistant", message["reasoning_content"], _with_reasoning)
+        name = "reasoning_content, which chat.thinking=false does without"
+        yield _Part(name, message["reasoning_content"], _with_reasoning)
     for call in message.get("tool_calls", []):
         yield _Part("a call of a tool", str(call.get("function", call).get("name", "")), None)
 

@@ -214,10 +214,14 @@ class Trial:
         ]
 
     def faults(self, seed: int = 0) -> list[Fault]:
-        """One of each site, of a kind that is drawn."""
+        """One of each site of the command's own process, of a kind that is drawn.
+
+        The stages that reproduce.py starts are commands of their own, and disturbed as those.
+        """
         return [
             draw(process, call, random.Random(f"{seed} {process} {call.number}"))
             for process, call in self.sites()
+            if process == self.command.stage
         ]
 
     def problems(self, fault: Fault) -> list[str]:

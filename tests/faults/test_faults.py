@@ -1,6 +1,7 @@
 """Every call that changes a file is disturbed: the same command, run again, ends with the same bytes and no leftovers.
 
-In `make test` a few calls of each command, in `make test-full` each call once and 200 draws more.
+In `make test` a few calls of each command, in `make test-full` each call once, and 200 draws more, of which some hit a
+stage while reproduce.py waits for it.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ EXTRAS = {"gguf", "reasoning_gym"}
 OURS_THAT_LOAD_THEM = {
     *(
         "smart.evaluation.cached_lm",
+        "smart.evaluation.heldout_turns",
         "smart.training.callbacks",
         "smart.training.loss",
         "smart.training.schedule",

@@ -10,41 +10,82 @@ import numpy as np
 import pyarrow as pa
 
 from smart.config import UserError
-from smart.reading import TEXT, TEXTS, Fault, Kind, apart, fault_where, read, refusal
+from smart.conversation import from_json
+from smart.reading import (
+    CONVERSATION,
+    TEXT,
+    TEXTS,
+    Fault,
+    Kind,
+    NoShapeError,
+    ShapedRows,
+    apart,
+    fault_where,
+    read,
+    read_shaped,
+    refusal,
+    said,
+)
 
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("inputs", "targets", "task_name", "task_source"), TEXT),
     **dict.fromkeys(("references", "options"), TEXTS),
 }
-_NEEDED = ("inputs", "targets", "task_name")
+_TEXTS = ("inputs", "targets")
+_TASKS = ("task_name", "source", "dataset", "category", "task", "domain")
+"""Columns that may name a row's task; the first that is there does."""
 
 
 def read_heldout(file: Path, key: str) -> pa.Table:
-    """The file as a table of inputs, targets, task_name, and task_source, references and options where it has them.
+    """The file as a table of inputs and targets, or of conversation; task_name; and task_source, references and options
+    where it has them.
+
+    Without inputs and targets it may have any shape that a collection may have. A file without task_name takes another
+    column that may name a row's task, else its own name.
 
     Args:
         key: the option that names the file.
 
     Raises:
-        UserError: where it cannot be read, lacks inputs, targets or task_name, or has rows that cannot be used.
+        UserError: where it cannot be read, is in no known shape, or has rows that cannot be used.
     """
     if not file.is_file():
         raise UserError(f"{key}={file}: no such file")
     rows = read(str(file), _KINDS)
-    if missing := [name for name in _NEEDED if name not in rows.columns]:
-        raise UserError(f"{key}={file}: lacks the columns {', '.join(missing)}")
-    if not rows.count:
+    columns, faults, count = dict(rows.columns), list(rows.faults), rows.count
+    shaped = None
+    if not set(_TEXTS) <= columns.keys() or "task_name" not in columns:
+        shaped = _read_shaped(file, key)
+    if not count:
         raise UserError(f"{key}={file}: holds no rows")
-    faults = [*rows.faults, *_faults(rows.columns)]
-    if errors := [str(fault) for fault in apart(faults, rows.count)[1]]:
+    if shaped is not None:
+        columns = {**columns, **shaped.columns, "task_name": _tasks(shaped, file)}
+        columns = {name: column for name, column in columns.items() if name in (*shaped.columns, *_KINDS)}
+        faults = [*(fault for fault in faults if fault.column not in shaped.columns), *shaped.faults]
+    faults += _faults(columns)
+    if errors := [str(fault) for fault in apart(faults, count)[1]]:
         raise UserError(refusal(f"{key}={file}", errors, "Fix them, or leave them out."))
-    return pa.table(rows.columns)
+    return pa.table(columns)
+
+
+def _read_shaped(file: Path, key: str) -> ShapedRows:
+    try:
+        return read_shaped(str(file), more=_TASKS)
+    except NoShapeError as error:
+        raise UserError(f"{key}={error}") from error
+
+
+def _tasks(shaped: ShapedRows, file: Path) -> pa.ChunkedArray:
+    """The name of each row's task."""
+    said = next((shaped.more[name] for name in _TASKS if name in shaped.more), None)
+    return pa.chunked_array([pa.repeat(file.name.partition(".")[0], shaped.count)]) if said is None else said
 
 
 def _faults(columns: Mapping[str, pa.ChunkedArray]) -> Iterator[Fault]:
     """What is no fault of a file, and cannot be scored."""
-    for name in _NEEDED:
-        yield from fault_where(name, "null", columns[name].is_null().to_numpy())
+    for name in (*_TEXTS, "task_name"):
+        if name in columns:
+            yield from fault_where(name, "null", columns[name].is_null().to_numpy())
     names = columns["task_name"].to_pylist()
     yield from fault_where(
         "task_name", "blank", np.array([name is not None and not name.strip() for name in names])
@@ -55,6 +96,15 @@ def _faults(columns: Mapping[str, pa.ChunkedArray]) -> Iterator[Fault]:
         if name == "options":  # without a token, an option has no likelihood
             blank = [any(text is not None and not text.strip() for text in texts) for texts in lists]
             yield from fault_where(name, "holds a blank text", np.array(blank, bool))
+
+
+def texts_of(table: pa.Table) -> tuple[list[str], list[str]]:
+    """Of each row what is asked, with all that stands before it, and the answer: two lists of texts."""
+    if CONVERSATION not in table.column_names:
+        return table["inputs"].to_pylist(), table["targets"].to_pylist()
+    turns = [from_json(text)["messages"] for text in table[CONVERSATION].to_pylist()]
+    before = ["\n\n".join(said(message) for message in messages[:-1]) for messages in turns]
+    return before, [said(messages[-1]) for messages in turns]
 
 
 def heldout_texts(file: Path) -> dict[str, list[str]]:
@@ -68,7 +118,7 @@ def heldout_texts(file: Path) -> dict[str, list[str]]:
     """
     table = read_heldout(file, "heldout_data")
     prompts: dict[str, list[str]] = {}
-    for task, prompt in zip(table["task_name"].to_pylist(), table["inputs"].to_pylist(), strict=True):
+    for task, prompt in zip(table["task_name"].to_pylist(), texts_of(table)[0], strict=True):
         prompts.setdefault(f"heldout/{task}", []).append(prompt)
     return {task: _own_lines(texts) for task, texts in prompts.items()}
 

@@ -51,9 +51,8 @@ def _replaced(config_class: type, key: str) -> str:
     """What took the place of an old option, and how its values are written now."""
     for name, (_, info) in declared(config_class).items():
         if info.replaces == key:
-            values = ", ".join(
-                f"{key}={_word(old)} is {name}={new}" for new, old in (info.stored_as or {}).items()
-            )
+            now = {old: new for new, old in (info.stored_as or {}).items()}
+            values = ", ".join(f"{key}={_word(old)} is {name}={new}" for old, new in now.items())
             return f"is now {name}" + (f" ({values})" if values else "")
     return ""
 

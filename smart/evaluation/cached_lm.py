@@ -22,6 +22,7 @@ from lm_eval.api.model import LM
 from lm_eval.models.utils import Collator, normalize_gen_kwargs
 
 from smart.config import UserError, counted
+from smart.model.chat import ChatFormat, ChatTemplateError
 from smart.runtime.files import hash_bytes
 from smart.runtime.processes import Processes
 from smart.runtime.progress import progress
@@ -36,6 +37,17 @@ Pair = tuple[tuple[str, str], list[int], list[int]]
 """A likelihood request: its texts, the ids of its context, the ids of its continuation."""
 
 log = logging.getLogger(__name__)
+
+
+class Prompt(str):
+    """A text with ids of its own, which need not be those that lm-eval would make of it."""
+
+    ids: list[int]
+
+    def __new__(cls, text: str, ids: Sequence[int]) -> Prompt:
+        made = super().__new__(cls, text)
+        made.ids = list(ids)
+        return made
 
 
 class AnswerStore:
@@ -116,6 +128,8 @@ class Tally:
     """Read by the model, without padding; options of one prompt that differ in their last token are read once."""
     new_tokens: int = 0
     """At most so many are generated."""
+    without_system: int = 0
+    """Prompts whose system text was left out, since the template refuses it."""
 
 
 class Batch(NamedTuple):
@@ -130,13 +144,19 @@ class CachedLM(LM):
 
     Args:
         store: keeps answers for later runs; None keeps nothing.
+        form: how conversations become prompts; None: prompts are plain text.
     """
 
     def __init__(
-        self, inner: HFLM, store: AnswerStore | None = None, processes: Processes | None = None
+        self,
+        inner: HFLM,
+        store: AnswerStore | None = None,
+        processes: Processes | None = None,
+        form: ChatFormat | None = None,
     ) -> None:
         super().__init__()
         self.inner = inner
+        self.form = form
         self.tally = Tally()
         self._store = store
         self._processes = processes or Processes()
@@ -148,7 +168,31 @@ class CachedLM(LM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        return str(self.inner.apply_chat_template(chat_history, add_generation_prompt))
+        """Messages as the model reads them; as lm-eval does, without a system text that the template refuses.
+
+        Raises:
+            UserError: for messages that the template refuses.
+        """
+        assert self.form is not None
+        messages: list[Any] = list(chat_history)
+        try:
+            try:
+                return self._render(messages, add_generation_prompt)
+            except ChatTemplateError:
+                kept = [message for message in messages if message["role"] != "system"]
+                if len(kept) == len(messages):
+                    raise
+                text = self._render(kept, add_generation_prompt)
+        except ChatTemplateError as refusal:
+            raise UserError(
+                f"format=chat: {refusal}", "with format=plain prompts don't go through it"
+            ) from refusal
+        self.tally.without_system += 1
+        return text
+
+    def _render(self, messages: list[Any], generate: bool) -> str:
+        assert self.form is not None
+        return self.form.render(self.inner.tokenizer, messages, generate=generate, resume=not generate)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         pairs = [self.pair(*request.args) for request in requests]
@@ -162,7 +206,10 @@ class CachedLM(LM):
         return [(value, greedy) for value, greedy in self._answer("loglikelihood", requests, batches, score)]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        asked = [(self._not_empty(context), options) for context, options in (r.args for r in requests)]
+        asked = [
+            (self._not_empty(context), self._ended(options))
+            for context, options in (r.args for r in requests)
+        ]
         lengths = [len(self.inner.tok_encode(context)) for context, _ in asked]
         for length, (_, options) in zip(lengths, asked, strict=True):
             new = normalize_gen_kwargs(dict(options), self.inner.max_gen_toks)["max_gen_toks"]
@@ -194,6 +241,8 @@ class CachedLM(LM):
     def pair(self, context: str, continuation: str) -> Pair:
         """Ids as `TemplateLM.loglikelihood` makes them; a context without any has the prefix token, as an empty one."""
         inner = self.inner
+        if isinstance(context, Prompt) and isinstance(continuation, Prompt):
+            return (context, continuation), context.ids, continuation.ids
         if context:
             ids, answer = inner._encode_pair(context, continuation)
             return (context, continuation), ids or [inner.prefix_token_id], answer
@@ -209,6 +258,14 @@ class CachedLM(LM):
             if self.inner.tok_encode(context)
             else self.inner.tokenizer.decode([self.inner.prefix_token_id])
         )
+
+    def _ended(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Options of generation, with the end of turn among the texts at which it stops."""
+        if self.form is None:
+            return options
+        until = options.get("until") or []
+        listed = [until] if isinstance(until, str) else list(until)
+        return {**options, "until": list(dict.fromkeys([*listed, self.form.end_of_turn]))}
 
     def _answer(
         self,

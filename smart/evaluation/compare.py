@@ -189,9 +189,11 @@ def _check_questions(metric: Metric, everyone: Sequence[Scores]) -> None:
         for task in one.parts[metric.part]:
             if other.questions[task] != one.questions[task]:
                 sizes = [len(scores.values[task, metric.metric, metric.filter]) for scores in (one, other)]
+                formats = [str(scores.settings.get("format")) for scores in (one, other)]
+                asked = "" if formats[0] == formats[1] else f"; format {formats[0]}, and {formats[1]}"
                 raise UserError(
                     f"compare: {one.name} and {other.name} did not answer the same prompts of {task} ({sizes[0]:,} and"
-                    f" {counted(sizes[1], 'item')}): score both with the same limit, shots and data"
+                    f" {counted(sizes[1], 'item')}{asked}): score both with the same limit, shots, format and data"
                 )
 
 

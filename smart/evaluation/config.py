@@ -33,8 +33,11 @@ class EvaluateConfig(CommonConfig):
     """Prompts at once; auto: as many as a GPU holds. In bfloat16 it changes scores: keep it fixed to compare."""
     max_length: Positive | None = option(None, hint="leave it null for what the model was trained on")
     """Tokens of prompt and answer; None: what the model was trained on."""
-    chat_template: bool = False
-    """Send prompts through the tokenizer's template; in training they are plain text."""
+    format: Literal["auto", "plain", "chat"] = option(
+        "auto", replaces="chat_template", stored_as={"auto": False, "plain": False, "chat": True}
+    )
+    """plain: prompts as they are; chat: as a user's turns, through the tokenizer's template; auto: as the adapter was
+    trained, and plain for any other model."""
     limit: Positive | None = option(None, hint="leave it null for all")
     """The first so many items of each task; None: as the suite says."""
     benchmark_data: Folder | None = option(None, role="input", through="benchmarks")

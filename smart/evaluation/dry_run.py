@@ -19,8 +19,8 @@ def describe_plan(job: EvaluationJob) -> str:
 
     suite, tokenizer = load_tasks(job)
     model = job.model.base.skeleton()
-    lm = CountingLM(wrap(model, tokenizer, job.model))
-    results = run_suite(lm, suite, job.limit, job.config.chat_template)
+    lm = CountingLM(wrap(model, tokenizer, job.model), form=job.model.chat)
+    results = run_suite(lm, suite, job.limit)
     items = sum(counts["effective"] for counts in results["n-samples"].values())
     tally = lm.tally
     weights = sum(weight.numel() for weight in model.parameters())

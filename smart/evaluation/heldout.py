@@ -2,7 +2,8 @@
 
 Each task of the file becomes up to three: `heldout_text_*` (an answer is generated: exact match and ROUGE-L),
 `heldout_loss_*` (loss per supervised token of the reference answer) and `heldout_options_*` (the likeliest option,
-for rows that have options).
+for rows that have options). Conversations, and all rows of a model that was trained on conversations, go through its
+template (`heldout_turns`).
 
 They are made in memory, and lm-eval takes each prompt, target and option from a column by its name: no text of the
 file is read as YAML or as a template, and nothing in a cache can become code.
@@ -14,6 +15,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,9 @@ import numpy as np
 import pyarrow as pa
 
 from smart.benchmarks.heldout import read_heldout
+from smart.config import UserError
 from smart.evaluation.text_metrics import exact_match, rouge_l
+from smart.model.chat import ChatFormat
 from smart.model.tokens import encode
 from smart.runtime.files import hash_bytes
 from smart.templates import SEPARATOR
@@ -44,34 +48,45 @@ METRICS: dict[str, tuple[str, ...]] = {
 
 
 def heldout_groups(
-    file: Path, tokenizer: PreTrainedTokenizerBase, separator: str = SEPARATOR
+    file: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    separator: str = SEPARATOR,
+    form: ChatFormat | None = None,
 ) -> dict[str, Group]:
     """Groups of lm-eval tasks for the tasks of a collection file: a file without options has no heldout_options.
 
     The file has the columns inputs, targets, task_name, and may have task_source (the category), references and
     options (lists of text). A row's supervised tokens are those of training: the answer and the end of sequence.
 
+    Args:
+        form: how conversations become prompts; None: rows are plain text, joined by `separator`.
+
     Raises:
-        UserError: where the file cannot be used.
+        UserError: where the file cannot be used, or holds conversations and the model has no format for them.
     """
     from lm_eval.api.group import Group
-    from lm_eval.api.task import ConfigurableTask
     from lm_eval.config.group import AggMetricConfig
 
     table = read_heldout(file, "suite.collection")
+    if form is None and "conversation" in table.column_names:
+        raise UserError(
+            f"suite.collection={file}: holds conversations, and the model is asked in plain text",
+            "format=chat asks it through its tokenizer's template",
+        )
     groups = {
         name: Group(name, aggregate_metric_list=[AggMetricConfig(m, weight_by_size=False) for m in metrics])
         for name, metrics in METRICS.items()
     }
+    make = _plain_tasks(tokenizer, separator) if form is None else _turn_tasks(tokenizer, form)
     names = np.array(table["task_name"].to_pylist(), object)
     without = 0
     for name, stem in task_stems(sorted(set(names))).items():
-        rows = _documents(table.filter(pa.array(names == name)), tokenizer, separator)
+        rows = make.documents(table.filter(pa.array(names == name)))
         without += sum(bool(row["options"]) and row["label"] is None for row in rows)
         for group in groups.values():
             wanted = [row for row in rows if group.name != "heldout_options" or row["label"] is not None]
             if wanted:
-                group.add(ConfigurableTask(config=_task(group.name, f"{group.name}_{stem}", wanted)))
+                group.add(make.task(_task(group.name, f"{group.name}_{stem}", wanted, make.score_text)))
     if without:
         log.warning(
             "%s: rows whose target is none of their options: %d; heldout_options leaves them out.",
@@ -79,6 +94,35 @@ def heldout_groups(
             without,
         )
     return {name: group for name, group in groups.items() if len(group)}
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """How rows become documents, and documents tasks."""
+
+    documents: Callable[[pa.Table], list[dict[str, Any]]]
+    task: Callable[[dict[str, Any]], Any]
+    score_text: Callable[[dict[str, Any], list[str]], dict[str, float]]
+
+
+def _plain_tasks(tokenizer: PreTrainedTokenizerBase, separator: str) -> _Maker:
+    from lm_eval.api.task import ConfigurableTask
+
+    return _Maker(
+        lambda table: _documents(table, tokenizer, separator),
+        lambda config: ConfigurableTask(config=config),
+        score_text,
+    )
+
+
+def _turn_tasks(tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> _Maker:
+    from smart.evaluation.heldout_turns import TurnsTask, score_answer, turn_documents
+
+    return _Maker(
+        lambda table: turn_documents(table, tokenizer, form),
+        lambda config: TurnsTask(config, tokenizer),
+        score_answer,
+    )
 
 
 def task_stems(names: Sequence[str]) -> dict[str, str]:
@@ -123,7 +167,9 @@ def _documents(table: pa.Table, tokenizer: PreTrainedTokenizerBase, separator: s
     return documents
 
 
-def _task(group: str, task: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _task(
+    group: str, task: str, rows: Sequence[Mapping[str, Any]], score: Callable[..., dict[str, float]]
+) -> dict[str, Any]:
     """lm-eval's configuration of a task; doc_to_… name columns of the rows."""
     content: dict[str, Any] = {
         "task": task,
@@ -147,14 +193,19 @@ def _task(group: str, task: str, rows: Sequence[Mapping[str, Any]]) -> dict[str,
     if group == "heldout_loss":
         loss = {"output_type": "loglikelihood", "doc_to_target": "continuation"}
         return content | loss | {"process_results": score_loss}
-    longest = min(LONGEST_ANSWER, max(row["tokens"] for row in rows))
+    longest = min(LONGEST_ANSWER, max(map(_answer_tokens, rows)))
     return content | {
         "output_type": "generate_until",
         "doc_to_target": "target",
-        "process_results": score_text,
+        "process_results": score,
         # No stop at a blank line: a model that begins with one would have given no answer at all.
         "generation_kwargs": {"until": [], "max_gen_toks": longest, "do_sample": False},
     }
+
+
+def _answer_tokens(row: Mapping[str, Any]) -> int:
+    """Of what is generated, which is the last answer where there are several."""
+    return len(row["answers"][-1]) if "answers" in row else int(row["tokens"])
 
 
 def _splits(rows: Sequence[Mapping[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -183,9 +234,9 @@ def score_text(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
 
 
 def score_loss(doc: dict[str, Any], results: list[Any]) -> dict[str, tuple[float, int]]:
-    """Negative log-likelihood of the reference, and how many tokens it has."""
-    ((likelihood, _),) = results if isinstance(results[0], tuple | list) else [results]
-    return {"loss": (-likelihood, doc["tokens"])}
+    """Negative log-likelihood of the reference, of all turns where there are several, and how many tokens it has."""
+    pairs = results if isinstance(results[0], tuple | list) else [results]
+    return {"loss": (-sum(likelihood for likelihood, _ in pairs), doc["tokens"])}
 
 
 def per_token(items: list[tuple[float, int]]) -> float:

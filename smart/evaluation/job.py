@@ -52,6 +52,7 @@ class EvaluationJob:
         options = {name: value for name, value in deciding(self.config).items() if name not in precision}
         return {
             **options,
+            "chat_template": self.model.chat is not None,
             "limit": self.limit,
             "subject": self.model.identity,
             "versions": versions(*PACKAGES),
@@ -82,7 +83,7 @@ def prepare(config: EvaluateConfig) -> EvaluationJob:
     files = sorted(config.benchmark_data.glob("*.parquet")) if config.benchmark_data else []
     files += [Path(config.suite.collection)] if config.suite.collection else []
     data = {file: state_of(file) for file in files if file.is_file()}
-    return EvaluationJob(config, find_model(config.model, config.adapter, precision), data)
+    return EvaluationJob(config, find_model(config.model, config.adapter, precision, config.format), data)
 
 
 def load_tasks(job: EvaluationJob) -> tuple[LoadedSuite, PreTrainedTokenizerBase]:
@@ -93,7 +94,8 @@ def load_tasks(job: EvaluationJob) -> tuple[LoadedSuite, PreTrainedTokenizerBase
     """
     suite, tokenizer = _load_tasks(job)
     check_unchanged(job.data)
-    join_by(suite, job.model.separator)
+    if job.model.chat is None:
+        join_by(suite, job.model.separator)
     return suite, tokenizer
 
 
@@ -106,7 +108,7 @@ def _load_tasks(job: EvaluationJob) -> tuple[LoadedSuite, PreTrainedTokenizerBas
             loaded = load_suite(suite.tasks, suite.shots)
         return loaded, job.model.tokenizer(lambda: _texts(loaded))
     tokenizer = job.model.tokenizer(list)
-    groups = heldout_groups(Path(suite.collection), tokenizer, job.model.separator)
+    groups = heldout_groups(Path(suite.collection), tokenizer, job.model.separator, job.model.chat)
     with data_from(data):
         return load_suite(_names(suite, groups), suite.shots, groups), tokenizer
 

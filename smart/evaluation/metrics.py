@@ -167,9 +167,23 @@ def _settings(results: Mapping[str, Any]) -> dict[str, Any]:
     found["separator"] = repr(model.get("separator", SEPARATOR))
     if found["dtype"] == "float32":  # then batches change rounding alone
         del found["batch_size"]
-    found |= {name: results.get(name) for name in ("chat_template", "limit")}
+    found["format"] = _format(results)
+    found["limit"] = results.get("limit")
     found["version of the scores"] = results.get("version", "before 3")
     return found | {f"version of {name}": number for name, number in results.get("packages", {}).items()}
+
+
+def _format(results: Mapping[str, Any]) -> str:
+    """plain, or chat with all that the template was told."""
+    said = results.get("model", {}).get("format")
+    if said is None:  # before there were formats, chat_template said it
+        return "chat" if results.get("chat_template") else "plain"
+    told = [
+        f"{name} {json.dumps(said[name])}"
+        for name in ("system", "thinking", "date")
+        if said.get(name) is not None
+    ]
+    return ", ".join([f"chat by the template {said['template'][:8]}", *told])
 
 
 def _metric(row: dict[str, Any]) -> Metric:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from smart.config import Problems, UserError, read_options
 from smart.model.adapters import load_adapters, read_adapter_config
 from smart.model.base import Base, Texts, check_special_tokens, find_base, load_tokenizer, weights_source
+from smart.model.chat import ChatFormat
+from smart.model.chat_format import MANIFEST_FIELD
 from smart.model.fingerprint import adapter_key, states
 from smart.model.load import load_model
 from smart.model.options import ModelOptions, known_packages
 from smart.model.pretrained import read_tokenizer
 from smart.runtime.content import FileState, check_unchanged
 from smart.runtime.files import hash_bytes
-from smart.runtime.manifest import open_artifact
+from smart.runtime.manifest import open_artifact, read_manifest
 from smart.templates import SEPARATOR
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ PROBES = (
 )
 """Prompts whose logits an adapter must change."""
 
+Form = Literal["auto", "plain", "chat"]
+"""How questions become prompts: as they are, through the model's template, or as the model was trained."""
 _SPECIAL = ("bos_token", "eos_token", "pad_token")
 
 log = logging.getLogger(__name__)
@@ -65,6 +69,8 @@ class ModelUnderTest:
     precision: Precision
     states: Mapping[Path, FileState] = field(default_factory=dict, compare=False, repr=False)
     """The adapter's files as they were before they were hashed."""
+    chat: ChatFormat | None = None
+    """How conversations become prompts; None: prompts are plain text."""
 
     @property
     def four_bit(self) -> bool:
@@ -80,7 +86,9 @@ class ModelUnderTest:
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides answers: no other model's are taken for its own."""
-        unusual = {} if self.separator == SEPARATOR else {"separator": self.separator}
+        unusual: dict[str, Any] = {} if self.separator == SEPARATOR else {"separator": self.separator}
+        if self.chat is not None:
+            unusual = {"format": self.chat.to_manifest()}
         return {
             **unusual,
             "base": self.base.key,
@@ -100,12 +108,20 @@ class ModelUnderTest:
         return load_tokenizer(self.base, texts)
 
 
-def find_model(model: ModelOptions | None, adapter: Path | None, precision: Precision) -> ModelUnderTest:
+def find_model(
+    model: ModelOptions | None, adapter: Path | None, precision: Precision, form: Form = "auto"
+) -> ModelUnderTest:
     """Find what `model` and `adapter` mean; with an adapter, `model` may be None.
 
     Raises:
-        UserError: where neither is given, one cannot be found, or the two do not belong together.
+        UserError: where neither is given, one cannot be found, the two do not belong together, or the model has no
+        template for the form that is asked for.
     """
+    found = _find(model, adapter, precision)
+    return replace(found, chat=_find_format(found, form))
+
+
+def _find(model: ModelOptions | None, adapter: Path | None, precision: Precision) -> ModelUnderTest:
     if adapter is None:
         if model is None:
             raise UserError("model: name one (model=mistral_7b), or an adapter=FOLDER, which knows its model")
@@ -164,7 +180,33 @@ def _whole_model(
     if model is not None:
         raise UserError(f"model={model.name}: leave it out, since adapter={folder} is a whole model")
     name = folder.parent.name + "-merged" if folder.name == "merged" else folder.resolve().name
+    if folder.name == "merged" and manifest:  # whose own manifest does not say how it was trained
+        beside = read_manifest(folder.parent) or {}
+        manifest = beside if beside.get("key") == manifest["key"] else manifest
     return ModelUnderTest(name, find_base(ModelOptions(str(folder))), None, None, manifest, precision)
+
+
+def _find_format(found: ModelUnderTest, form: Form) -> ChatFormat | None:
+    """The format in which the model is asked; None: plain text."""
+    said = found.manifest.get(MANIFEST_FIELD, {"kind": "plain"})
+    trained = said["kind"]
+    if form not in ("auto", trained) and found.manifest:
+        log.warning(
+            "format=%s: the model was trained with format=%s, and is asked in a form that it has not learnt.",
+            form,
+            trained,
+        )
+    if form == "plain" or (form, trained) == ("auto", "plain"):
+        return None
+    tokenizer = found.tokenizer(list)
+    if trained == "plain":
+        return ChatFormat.of(tokenizer)
+    if form == "auto":
+        try:
+            return ChatFormat.of_manifest(said, tokenizer)
+        except UserError as error:
+            raise UserError(str(error), "with format=chat its own template is taken as it is") from error
+    return ChatFormat.of(tokenizer, system=said["system"], thinking=said["thinking"], date=said["date"])
 
 
 def _stem(name: str) -> str:
@@ -196,7 +238,16 @@ def load_lm(
         check_adapter(model, tokenizer, tested.adapter)
     else:
         probe_logits(model.eval(), tokenizer)
+    if tested.chat is not None:
+        _stop_at_end_of_turn(model, tokenizer, tested.chat)
     return wrap(model.eval(), tokenizer, tested)
+
+
+def _stop_at_end_of_turn(model: Any, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> None:
+    """Let generation end with a turn, which need not end with the tokenizer's end of sequence."""
+    before = model.generation_config.eos_token_id
+    known = before if isinstance(before, list) else [before]
+    model.generation_config.eos_token_id = form.stop_ids(tokenizer.eos_token_id, *known)
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tested: ModelUnderTest) -> HFLM:
@@ -210,6 +261,8 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tested: Mod
         tokenizer=tokenizer,
         batch_size=tested.precision.batch_size,
         max_length=tested.precision.max_length or tested.base.context,
+        # A template writes the beginning of sequence itself, where there is one; in training there was no other.
+        add_bos_token=None if tested.chat is None else False,
     )
 
 

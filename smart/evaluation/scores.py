@@ -223,6 +223,31 @@ def _by_category(tasks: list[str], means: np.ndarray, categories: Mapping[str, s
     return {"value": float(np.mean(list(each.values()))), "each": each}
 
 
+def losses_by_turn(samples: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Task → for the first, second, … answer of its conversations the loss per supervised token.
+
+    Of lm-eval's samples; tasks of other rows are left out.
+    """
+    found = {}
+    for task, listed in samples.items():
+        sums: dict[int, list[tuple[float, int]]] = {}
+        for sample in listed:
+            if "loss" in sample["metrics"] and len(answers := sample["doc"].get("answers") or ()) > 0:
+                for turn, (response, ids) in enumerate(zip(sample["resps"], answers, strict=True), 1):
+                    sums.setdefault(turn, []).append((-response[0][0], len(ids)))
+        if sums:
+            found[task] = [
+                {
+                    "turn": turn,
+                    "loss": sum(loss for loss, _ in items) / sum(tokens for _, tokens in items),
+                    "tokens": sum(tokens for _, tokens in items),
+                    "conversations": len(items),
+                }
+                for turn, items in sorted(sums.items())
+            ]
+    return found
+
+
 def task_hashes(samples: pa.Table) -> dict[str, str]:
     """Task → hash of its prompts and targets: equal where two runs answered the very same questions."""
     columns = (

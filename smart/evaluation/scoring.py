@@ -17,7 +17,7 @@ from smart.benchmarks.suites import SEEDS, LoadedSuite, chance, check_room
 from smart.config import UserError, counted
 from smart.evaluation.job import PACKAGES, VERSION, EvaluationJob, load_tasks
 from smart.evaluation.model_under_test import load_lm, settings
-from smart.evaluation.scores import samples_table, summarize, task_hashes, write_scores
+from smart.evaluation.scores import losses_by_turn, samples_table, summarize, task_hashes, write_scores
 from smart.runtime.files import atomic_folder
 from smart.runtime.logs import log_so_far
 from smart.runtime.manifest import make_key, versions, write_manifest
@@ -25,8 +25,8 @@ from smart.runtime.memory import peak_memory
 
 if TYPE_CHECKING:
     import torch
-    from lm_eval.api.model import LM
 
+    from smart.evaluation.cached_lm import CachedLM
     from smart.runtime.processes import Processes
 
 THEIRS = ("results", "groups", "versions", "n-shot", "n-samples", "configs")
@@ -52,24 +52,31 @@ def score(job: EvaluationJob, folder: Path, processes: Processes, device: torch.
         log.info("batch_size=auto: room for %s at once.", counted(inner.batch_size_per_gpu, "prompt"))
     used = settings(inner, job.model)
     answers = job.config.cache / "answers" / make_key({**used, "versions": versions(*PACKAGES)}, [], VERSION)
-    lm = CachedLM(inner, AnswerStore(answers, f"{job.key[:8]}-{processes.rank}"), processes)
+    store = AnswerStore(answers, f"{job.key[:8]}-{processes.rank}")
+    lm = CachedLM(inner, store, processes, job.model.chat)
     loaded = time.monotonic()
-    results = run_suite(lm, suite, job.limit, job.config.chat_template)
+    results = run_suite(lm, suite, job.limit)
+    turns = losses_by_turn(results["samples"])
     samples = samples_table(results.pop("samples"))
     if lm.tally.truncated:
         lost, asked = f"{lm.tally.truncated:,}", counted(lm.tally.requests, "prompt")
         log.warning(
             "Longer than %s, so cut at the left: %s of %s.", counted(inner.max_length, "token"), lost, asked
         )
+    if lm.tally.without_system:
+        log.warning(
+            "The template refuses a system text: left out of %s.", counted(lm.tally.without_system, "prompt")
+        )
     content = {
         **{key: results.get(key, {}) for key in THEIRS},
         "scores": summarize(
             samples, suite.parts, results["results"], _categories(suite), chance(suite, job.limit)
         ),
+        **({"turns": turns} if turns else {}),
         "parts": suite.parts,
         "task_hashes": task_hashes(samples),
         "model": used,
-        "chat_template": job.config.chat_template,
+        "format": "plain" if job.model.chat is None else "chat",
         "limit": job.limit,
         "version": VERSION,
         "requests": asdict(lm.tally),
@@ -112,8 +119,11 @@ def check_device(job: EvaluationJob, device: torch.device) -> None:
         )
 
 
-def run_suite(lm: LM, suite: LoadedSuite, limit: int | None, chat_template: bool = False) -> dict[str, Any]:
+def run_suite(lm: CachedLM, suite: LoadedSuite, limit: int | None) -> dict[str, Any]:
     """lm-eval's own evaluation of tasks that are loaded, with the seeds of its command.
+
+    Where the model has a format of conversations, with its options --apply_chat_template and --fewshot_as_multiturn,
+    and with the format's system text as its --system_instruction.
 
     Returns:
         lm-eval's results with samples.
@@ -125,7 +135,14 @@ def run_suite(lm: LM, suite: LoadedSuite, limit: int | None, chat_template: bool
     np.random.seed(SEEDS["numpy"])
     torch.manual_seed(SEEDS["torch"])
     with _without_bars():
-        results = evaluate(lm, suite.loaded, limit=limit, apply_chat_template=chat_template)
+        results = evaluate(
+            lm,
+            suite.loaded,
+            limit=limit,
+            system_instruction=None if lm.form is None else lm.form.system,
+            apply_chat_template=lm.form is not None,
+            fewshot_as_multiturn=lm.form is not None,
+        )
     assert results is not None
     return dict(results)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from smart.benchmarks.heldout import texts_of
 from smart.config import UserError
 from smart.experiment.estimate import Texts
 from smart.experiment.run_graph import Study
@@ -32,30 +33,31 @@ _CHARACTERS = 4
 def mixture_texts(folder: Path, model: Mapping[str, Any]) -> Texts:
     """Rows that a finished selection left for training."""
     rows = pq.read_table(folder / "train.parquet", columns=["prompt", "response"])
-    tokens, _ = _tokens(rows["prompt"], rows["response"], model)
+    tokens, _ = _tokens(rows["prompt"].to_pylist(), rows["response"].to_pylist(), model)
     return Texts([len(rows)], float(tokens.mean()))
 
 
 def heldout_texts(rows: pa.Table, model: Mapping[str, Any]) -> Texts:
-    """Rows of unseen tasks, in the columns inputs, targets, task_name."""
-    tokens, answers = _tokens(rows["inputs"], rows["targets"], model)
-    rate = answers.sum() / max(1, sum(len(text) for text in _sampled(rows["targets"])))  # tokens a character
+    """Rows of unseen tasks, as `read_heldout` reads them."""
+    asked, said = texts_of(rows)
+    tokens, answers = _tokens(asked, said, model)
+    rate = answers.sum() / max(1, sum(len(text) for text in _sampled(said)))  # tokens a character
     longest: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    for task, text in zip(rows["task_name"].to_pylist(), rows["targets"].to_pylist(), strict=True):
+    for task, text in zip(rows["task_name"].to_pylist(), said, strict=True):
         sizes[task] = sizes.get(task, 0) + 1
         longest[task] = max(longest.get(task, 0), len(text))
     found = [min(256.0, 1 + length * float(rate)) for length in longest.values()]
     return Texts(list(sizes.values()), float(tokens.mean()), found)
 
 
-def _sampled(column: pa.ChunkedArray) -> list[str]:
-    places = np.unique(np.linspace(0, len(column) - 1, min(_SAMPLE, len(column))).astype(int))
-    return [str(text) for text in column.take(pa.array(places)).to_pylist()]
+def _sampled(texts: Sequence[str]) -> list[str]:
+    places = np.unique(np.linspace(0, len(texts) - 1, min(_SAMPLE, len(texts))).astype(int))
+    return [texts[place] for place in places]
 
 
 def _tokens(
-    prompts: pa.ChunkedArray, answers: pa.ChunkedArray, model: Mapping[str, Any]
+    prompts: Sequence[str], answers: Sequence[str], model: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of each sampled row, and of its answer; float (rows,) each."""
     asked, said = _sampled(prompts), _sampled(answers)

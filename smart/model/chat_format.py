@@ -17,6 +17,8 @@ from smart.runtime.files import hash_bytes
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MANIFEST_FIELD = "text_format"
+"""Of a training's manifest: `ChatFormat.to_manifest()`, or {"kind": "plain"}; its "format" is that of manifests."""
 DATE = "2024-07-26"
 """What templates are told of today, so that a row has the same tokens every day: Llama 3.1's own day."""
 _NOW = re.compile(r"""strftime_now\(\s*(["'])(?P<form>[^"']*)\1\s*\)""")
@@ -170,12 +172,14 @@ class ChatFormat:
         kwargs: Mapping[str, Any] | None = None,
         *,
         generate: bool,
+        resume: bool = False,
     ) -> str:
         """The text of a conversation.
 
         Args:
             kwargs: the conversation's own `chat_template_kwargs`.
             generate: whether the text ends where the assistant's next turn begins.
+            resume: whether it ends with the last message's text, which the assistant goes on with.
 
         Raises:
             ChatTemplateError: with the template's reason.
@@ -194,6 +198,7 @@ class ChatFormat:
                 tools=list(tools) if tools else None,
                 chat_template=self.template_for(tools),
                 add_generation_prompt=generate,
+                continue_final_message=resume,
                 tokenize=False,
                 **(told | dict(kwargs or {})),
             )

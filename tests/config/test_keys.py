@@ -27,6 +27,7 @@ from smart.experiment.stage_configs import compose_stage
 from smart.mixture import Uniform
 from smart.model import ModelOptions, find_base
 from smart.model.fingerprint import adapter_key, text_key
+from smart.model.tiny import tiny_config
 from smart.runtime.manifest import make_key
 from smart.selection import SelectConfig
 from smart.selection.instances import make_orderer
@@ -119,9 +120,14 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lora = {"peft_type": "LORA", "base_model_name_or_path": "tiny_llama"}
     (adapter / "adapter_config.json").write_text(json.dumps(lora))
     save_file({"weights": np.zeros(1)}, adapter / "adapter_model.safetensors")
+    chatty = word_tokenizer(tmp_path / "chatty")
+    tiny_config("llama").save_pretrained(tmp_path / "chatty")
+    chatty.chat_template = "{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}"
+    chatty.save_pretrained(tmp_path / "chatty")
     (tmp_path / "published.csv").write_text("metric,value,source\nmmlu/acc,0.5,somewhere\n")
 
 
+CHATTY = ("model=auto", "model.name=chatty")
 COPIES = ("collection.path=copies.parquet", "encoder.path=copies.npy")
 FIND = ("decontaminate=report", "benchmark_data=benchmarks")
 DECIDE: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -172,7 +178,7 @@ DECIDE: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "four_bit": ((), ("four_bit=true",)),
         "batch_size": ((), ("batch_size=4",)),
         "max_length": ((), ("max_length=512",)),
-        "chat_template": ((), ("chat_template=true",)),
+        "format": (CHATTY, (*CHATTY, "format=chat")),
         "limit": ((), ("limit=3",)),
         "benchmark_data": ((), ("benchmark_data=benchmarks2",)),
     },

@@ -56,14 +56,30 @@ def texts() -> list[str]:
     ]
 
 
-def save_model(folder: Path, architecture: str = "llama") -> Path:
-    """A tiny model with weights large enough to tell answers apart, and its tokenizer."""
+CHATML = (
+    "{{ bos_token }}{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe on it.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A template with a default system text, whose turns end with a token that is not the end of sequence."""
+
+
+def save_model(folder: Path, architecture: str = "llama", template: str | None = None) -> Path:
+    """A tiny model with weights large enough to tell answers apart, and its tokenizer.
+
+    Args:
+        template: of conversations; <|im_start|> and <|im_end|> are tokens then.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     from smart.model.tiny import tiny_config, train_tokenizer
 
     tokenizer = train_tokenizer(architecture, texts())
+    if template is not None:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+        tokenizer.chat_template = template
     config = tiny_config(architecture)
     config.vocab_size = len(
         tokenizer

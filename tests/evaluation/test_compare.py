@@ -227,7 +227,18 @@ def test_settings_in_which_scores_differ_are_named_beside_the_result(tmp_path):
         "Not scored alike: version of torch is 2.12 for a; 2.13 for b.",
     ], "in float32, the batch size changes nothing but rounding"
     assert "- Not scored alike: max_length" in (folder / "README.md").read_text()
-    add(b, model=exact | {"dtype": "bfloat16"}, chat_template=True)
+    add(b, model=exact | {"dtype": "bfloat16"}, chat_template=True)  # as before there were formats
     _, text = compare([a, b], tmp_path / "other", tmp_path)
     told = {line.partition(" is ")[0].rpartition(": ")[2] for line in text.splitlines()[1:]}
-    assert told == {"dtype", "chat_template", "version of torch"}
+    assert told == {"dtype", "format", "version of torch"}
+    form = {
+        "kind": "chat",
+        "template": "0123456789abcdef",
+        "system": "Be brief.",
+        "thinking": None,
+        "date": "2024-07-26",
+    }
+    add(b, model=exact | {"format": form}, format="chat", chat_template=None)
+    _, text = compare([a, b], tmp_path / "third", tmp_path)
+    said = 'plain for a; chat by the template 01234567, system "Be brief.", date "2024-07-26" for b.'
+    assert f"Not scored alike: format is {said}" in text

@@ -190,8 +190,10 @@ def test_files_that_cannot_be_used_say_why_and_in_which_rows(tmp_path, change, m
 def test_a_file_that_is_missing_or_lacks_columns_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_heldout(tmp_path / "nothing.parquet", "suite.collection")
-    with pytest.raises(UserError, match="lacks the columns task_name"):
-        read_heldout(written(tmp_path, {"inputs": ["a"], "targets": ["b"]}), "suite.collection")
+    with pytest.raises(UserError, match=r"no column targets or response.*it has: inputs, task_name"):
+        read_heldout(written(tmp_path, {"inputs": ["a"], "task_name": ["t"]}), "suite.collection")
+    alone = read_heldout(written(tmp_path, {"inputs": ["a"], "targets": ["b"]}), "suite.collection")
+    assert alone["task_name"].to_pylist() == ["unseen"], "named by its file"
 
 
 def test_cases_from_outside(shared):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ import torch
 from smart.benchmarks.suites import Suite
 from smart.config import ConfigError, UserError, compose
 from smart.evaluation import EvaluateConfig, scoring
+from smart.evaluation.dry_run import describe_plan
 from smart.model.chat import ChatFormat
 from smart.model.chat_format import MANIFEST_FIELD
 from smart.runtime.manifest import write_manifest
@@ -151,3 +154,56 @@ def test_a_merged_model_is_asked_as_its_adapter_is(chatty, tuned, benchmarks, ca
     assert merged.chat == make_job(None, benchmarks, cache, adapter=tuned).model.chat
     shutil.copytree(tuned / "merged", tuned.parent / "elsewhere")
     assert make_job(None, benchmarks, cache, adapter=tuned.parent / "elsewhere").model.chat is None
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (CHATML.replace("Be on it.", "{{ strftime_now('%Y') }}"), "system\n2024<|im_end|>"),
+        (
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHATML,
+            "Be on it.",
+        ),
+    ],
+)
+def test_what_templates_of_others_do_with_dates_and_system_texts(
+    chatty, benchmarks, cache, template, expected
+):
+    """The day is that of training; a system text that is refused is left out as in lm-eval, and counted."""
+    from transformers import AutoTokenizer
+
+    from smart.evaluation.cached_lm import CachedLM
+
+    tokenizer = AutoTokenizer.from_pretrained(chatty)
+    tokenizer.chat_template = template
+    lm = CachedLM(cast("Any", SimpleNamespace(tokenizer=tokenizer)), form=ChatFormat.of(tokenizer))
+    question = {"role": "user", "content": "the of"}
+    assert expected in lm.apply_chat_template([question])
+    assert lm.tally.without_system == 0
+    lm.apply_chat_template([{"role": "system", "content": "to"}, question])
+    assert lm.tally.without_system == ("raise_exception" in template)
+
+
+def test_an_answer_that_a_task_begins_is_gone_on_with_as_in_lm_eval(chatty):
+    """Its `gen_prefix`."""
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoTokenizer
+
+    from smart.evaluation.cached_lm import CachedLM
+
+    tokenizer = AutoTokenizer.from_pretrained(chatty)
+    inner = cast("Any", SimpleNamespace(tokenizer=tokenizer, chat_template_args={}))
+    begun = [{"role": "user", "content": "the of"}, {"role": "assistant", "content": "to and"}]
+    ours = CachedLM(inner, form=ChatFormat.of(tokenizer)).apply_chat_template(
+        begun, add_generation_prompt=False
+    )
+    assert ours == HFLM.apply_chat_template(inner, begun, add_generation_prompt=False)
+    assert ours.endswith("<|im_start|>assistant\nto and")
+
+
+def test_a_plan_counts_the_prompts_of_the_format(chatty, benchmarks, cache):
+    plain, chat = (
+        describe_plan(make_job(chatty, benchmarks, cache, format=form)) for form in ("plain", "chat")
+    )
+    read = [int(re.search(r"tokens +([\d,]+) read", plan)[1].replace(",", "")) for plan in (plain, chat)]
+    assert read[0] < read[1]

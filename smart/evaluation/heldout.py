@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from smart.benchmarks.heldout import read_heldout
@@ -78,10 +77,12 @@ def heldout_groups(
         for name, metrics in METRICS.items()
     }
     make = _plain_tasks(tokenizer, separator) if form is None else _turn_tasks(tokenizer, form)
-    names = np.array(table["task_name"].to_pylist(), object)
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for name, document in zip(table["task_name"].to_pylist(), make.documents(table), strict=True):
+        by_name.setdefault(name, []).append(document)
     without = 0
-    for name, stem in task_stems(sorted(set(names))).items():
-        rows = make.documents(table.filter(pa.array(names == name)))
+    for name, stem in task_stems(sorted(by_name)).items():
+        rows = by_name[name]
         without += sum(bool(row["options"]) and row["label"] is None for row in rows)
         for group in groups.values():
             wanted = [row for row in rows if group.name != "heldout_options" or row["label"] is not None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
@@ -19,6 +20,7 @@ from smart.conversation import Conversation, Message, from_json
 from smart.evaluation.cached_lm import Prompt
 from smart.evaluation.heldout import score_text
 from smart.model.chat import ChatFormat, encode_conversations
+from smart.reading import Fault, refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +65,7 @@ def turn_documents(
         table: with the column conversation, or with inputs and targets.
 
     Raises:
-        UserError: for a row that the template cannot carry.
+        UserError: for rows that the template cannot carry.
     """
     rows = table.to_pylist()
     conversations = [_conversation(row) for row in rows]
@@ -94,13 +96,14 @@ def _answers(
 ) -> list[list[Pair]]:
     """For each conversation, its answers in order, each after what the model reads before it."""
     encoded = encode_conversations(form, tokenizer, conversations)
-    faults = [(number, one.fault) for number, one in enumerate(encoded) if one.fault]
-    if faults:
-        number, reason = faults[0]
+    wrong: dict[str, list[int]] = {}
+    for number, one in enumerate(encoded):
+        if one.fault:
+            wrong.setdefault(one.fault, []).append(number)
+    if wrong:
+        faults = [str(Fault("conversation", what, np.array(rows))) for what, rows in wrong.items()]
         raise UserError(
-            f"suite.collection: the model's template cannot carry {len(faults)} of its conversations, such as number"
-            f" {number} of its task: {reason}",
-            "leave them out",
+            refusal("suite.collection", faults, "Leave them out, or take a model whose template has these.")
         )
     return [
         [(row.ids[:start], row.ids[start:stop]) for row in one.rows for start, stop in row.spans]

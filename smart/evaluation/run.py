@@ -13,7 +13,7 @@ from smart.benchmarks.suites import load_suite
 from smart.evaluation.config import EvaluateConfig
 from smart.evaluation.dry_run import describe_missing, describe_plan
 from smart.evaluation.job import EvaluationJob, prepare
-from smart.evaluation.scores import describe, read_scores
+from smart.evaluation.scores import describe, describe_turns, read_scores
 from smart.evaluation.scoring import check_device, score
 from smart.model.base import fetch as fetch_model
 from smart.runtime import processes
@@ -88,7 +88,7 @@ def _score_and_track(job: EvaluationJob, folder: Path, sharing: Processes) -> st
         results = score(job, folder, sharing, device)
         with tracked.only_warns():
             _log_scores(tracked, job, folder, results)
-    return describe(results["scores"])
+    return "\n".join(filter(None, [describe(results["scores"]), describe_turns(results.get("turns", {}))]))
 
 
 @contextlib.contextmanager

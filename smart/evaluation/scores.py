@@ -248,6 +248,23 @@ def losses_by_turn(samples: Mapping[str, list[dict[str, Any]]]) -> dict[str, lis
     return found
 
 
+def describe_turns(turns: Mapping[str, list[dict[str, Any]]]) -> str:
+    """A line with the loss of each turn over all tasks; empty where no conversation has two.
+
+    >>> one, two = ({"turn": n, "loss": loss, "tokens": 2, "conversations": 1} for n, loss in ((1, 2.5), (2, 2.0)))
+    >>> describe_turns({"a": [one, two], "b": [{**one, "loss": 1.5}]})
+    'Loss per token by turn: 1: 2.0000, 2: 2.0000'
+    """
+    sums: dict[int, list[tuple[float, int]]] = {}
+    for row in (row for listed in turns.values() for row in listed):
+        sums.setdefault(row["turn"], []).append((row["loss"] * row["tokens"], row["tokens"]))
+    means = (
+        f"{turn}: {sum(loss for loss, _ in items) / sum(tokens for _, tokens in items):.4f}"
+        for turn, items in sorted(sums.items())
+    )
+    return f"Loss per token by turn: {', '.join(means)}" if len(sums) > 1 else ""
+
+
 def task_hashes(samples: pa.Table) -> dict[str, str]:
     """Task → hash of its prompts and targets: equal where two runs answered the very same questions."""
     columns = (

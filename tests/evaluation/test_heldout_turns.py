@@ -184,7 +184,7 @@ def test_tools_and_calls_go_through_the_template(chatty, tmp_path):
     assert not doc["target"].endswith("<|im_end|>")
     assert doc["references"] == [doc["target"]]
     plain, form = with_template(chatty, CHATML)
-    with pytest.raises(UserError, match=r"cannot carry 1 of its conversations.*leaves out"):
+    with pytest.raises(UserError, match=r"conversation: the template leaves out .* in 1 row: 0"):
         heldout_groups(tmp_path / "unseen.jsonl", plain, form=form)
 
 

@@ -214,15 +214,16 @@ class Trial:
         ]
 
     def faults(self, seed: int = 0) -> list[Fault]:
-        """One of each site of the command's own process, of a kind that is drawn.
+        """One for each site of the command's own process: a call to a path, of which one is drawn, and a kind.
 
         The stages that reproduce.py starts are commands of their own, and disturbed as those.
         """
-        return [
-            draw(process, call, random.Random(f"{seed} {process} {call.number}"))
-            for process, call in self.sites()
-            if process == self.command.stage
-        ]
+        calls: dict[str, list[Call]] = {}
+        for process, call in self.sites():
+            if process == self.command.stage:
+                calls.setdefault(call.what, []).append(call)
+        draws = ((random.Random(f"{seed} {what}"), found) for what, found in calls.items())
+        return [draw(self.command.stage, rng.choice(found), rng) for rng, found in draws]
 
     def problems(self, fault: Fault) -> list[str]:
         """Disturb the command, then run it again undisturbed: what went wrong in either."""

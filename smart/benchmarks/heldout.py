@@ -32,7 +32,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("references", "options"), TEXTS),
 }
 _TEXTS = ("inputs", "targets")
-_TASKS = ("task_name", "source", "dataset", "category", "task", "domain")
+_TASKS = ("task_name", "source", "dataset", "source_dataset", "category", "task", "domain")
 """Columns that may name a row's task; the first that is there does."""
 
 
@@ -59,9 +59,12 @@ def read_heldout(file: Path, key: str) -> pa.Table:
     if not count:
         raise UserError(f"{key}={file}: holds no rows")
     if shaped is not None:
-        columns = {**columns, **shaped.columns, "task_name": _tasks(shaped, file)}
-        columns = {name: column for name, column in columns.items() if name in (*shaped.columns, *_KINDS)}
-        faults = [*(fault for fault in faults if fault.column not in shaped.columns), *shaped.faults]
+        task = _task_column(shaped)
+        columns = {name: column for name, column in columns.items() if name not in _TEXTS} | shaped.columns
+        columns["task_name"] = _tasks(shaped, task, file)
+        # Of columns that were only looked at, what is no text is no fault.
+        faults = [fault for fault in faults if fault.column not in (*_TEXTS, *_TASKS)]
+        faults += [fault for fault in shaped.faults if fault.column == task or fault.column not in _TASKS]
     faults += _faults(columns)
     if errors := [str(fault) for fault in apart(faults, count)[1]]:
         raise UserError(refusal(f"{key}={file}", errors, "Fix them, or leave them out."))
@@ -75,10 +78,19 @@ def _read_shaped(file: Path, key: str) -> ShapedRows:
         raise UserError(f"{key}={error}") from error
 
 
-def _tasks(shaped: ShapedRows, file: Path) -> pa.ChunkedArray:
+def _task_column(shaped: ShapedRows) -> str | None:
+    """Name of the column that names the tasks; None where none does."""
+    wrong = {fault.column for fault in shaped.faults}
+    return next(
+        (name for name in _TASKS if name in shaped.more and (name == "task_name" or name not in wrong)), None
+    )
+
+
+def _tasks(shaped: ShapedRows, column: str | None, file: Path) -> pa.ChunkedArray:
     """The name of each row's task."""
-    said = next((shaped.more[name] for name in _TASKS if name in shaped.more), None)
-    return pa.chunked_array([pa.repeat(file.name.partition(".")[0], shaped.count)]) if said is None else said
+    if column is not None:
+        return shaped.more[column]
+    return pa.chunked_array([pa.repeat(file.name.partition(".")[0], shaped.count)])
 
 
 def _faults(columns: Mapping[str, pa.ChunkedArray]) -> Iterator[Fault]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from smart.benchmarks.heldout import texts_of
 from smart.config import UserError
@@ -18,6 +17,7 @@ from smart.experiment.estimate import Texts
 from smart.experiment.run_graph import Study
 from smart.experiment.status import is_done
 from smart.model import ModelOptions, encode, find_base, load_tokenizer
+from smart.reading import read_shaped
 from smart.selection import SelectConfig
 from smart.selection.pool import Pool
 
@@ -32,9 +32,9 @@ _CHARACTERS = 4
 
 def mixture_texts(folder: Path, model: Mapping[str, Any]) -> Texts:
     """Rows that a finished selection left for training."""
-    rows = pq.read_table(folder / "train.parquet", columns=["prompt", "response"])
-    tokens, _ = _tokens(rows["prompt"].to_pylist(), rows["response"].to_pylist(), model)
-    return Texts([len(rows)], float(tokens.mean()))
+    rows = read_shaped(str(folder / "train.parquet"))
+    tokens, _ = _tokens(*texts_of(pa.table(rows.columns)), model)
+    return Texts([rows.count], float(tokens.mean()))
 
 
 def heldout_texts(rows: pa.Table, model: Mapping[str, Any]) -> Texts:

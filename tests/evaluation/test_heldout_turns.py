@@ -223,6 +223,9 @@ def test_files_in_other_shapes_are_read(tmp_path):
     assert (row["inputs"], row["targets"], row["task_name"]) == ("the\n\nof", "a", "c")
     (row, *_) = read_heldout(write(tmp_path, TURNS), "suite.collection").to_pylist()
     assert row["task_name"] == "one"
+    odd = [{**alpaca[0], "source": ["x"]}]
+    (row,) = read_heldout(write(tmp_path, odd, "odd.jsonl"), "suite.collection").to_pylist()
+    assert row["task_name"] == "c", "a column that is no text names no tasks"
     assert heldout_texts(tmp_path / "talks.jsonl") == {"heldout/talks": ["the"]}
     with pytest.raises(UserError, match=r"messages: no turn of the assistant in 1 row"):
         read_heldout(write(tmp_path, [{"messages": [said("user", "x")]}]), "suite.collection")

@@ -127,6 +127,18 @@ def test_lengths_are_those_of_the_rows_by_the_models_own_tokenizer(tmp_path: Pat
     assert elsewhere.tokens == pytest.approx(characters / 4 + 1), "the hub is not asked"
 
 
+def test_conversations_are_counted_with_all_that_stands_before_their_last_answer(tmp_path: Path) -> None:
+    words = ["what is this?", "it is that", "and that?", "it is this"]
+    roles = ["user", "assistant"] * 2
+    turns = [{"role": role, "content": text} for role, text in zip(roles, words, strict=True)]
+    pq.write_table(pa.table({"messages": [turns] * 3}), tmp_path / "train.parquet")
+    found = mixture_texts(tmp_path, {"name": "org/not-here-7b"})
+    assert found.rows == 3
+    assert found.tokens == pytest.approx((sum(map(len, words)) + 2 * 2) / 4 + 1), (
+        "turns are apart by an empty line"
+    )
+
+
 def test_each_task_generates_as_many_tokens_as_its_longest_answer_has() -> None:
     rows = pa.table(
         {"inputs": ["say"] * 3, "targets": ["x" * 4, "x" * 40, "x" * 80], "task_name": ["a", "a", "b"]}

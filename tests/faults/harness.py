@@ -145,8 +145,10 @@ def read_trace(path: Path, folder: Path) -> list[Call]:
 # What a folder holds, without what differs from run to run.
 VOLATILE = {"seconds", "last_session_seconds", "peak_memory", "from_store", "resumed_from_step"}
 """Fields: durations, memory, and what there was to do."""
-VOLATILE |= {"hash", "results.json", "select.log", "train.log", "evaluate.log"}
+VOLATILE |= {"hash", "results.json", "select.log", "train.log", "evaluate.log", "table.md", "report.html"}
 """Hashes of files that have such fields, in manifests."""
+TOOK = re.compile(rb"\d+\.\d+( \| |</td><td>)[\d.]+ [KMGT]?B")
+"""Hours and memory, in a report's table of what the stages took."""
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -171,7 +173,7 @@ def lasting(path: Path) -> bytes:
     if path.suffix == ".json":
         with suppress(ValueError):  # torn
             return json.dumps(_without_times(json.loads(content)), sort_keys=True).encode()
-    return content
+    return TOOK.sub(b"", content) if path.suffix in (".md", ".html") else content
 
 
 def _without_times(value: Any) -> Any:

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smart.collection.schema import LABELS, SCHEMA, TEXTS
+from smart.collection.schema import CHAT_SCHEMA, LABELS, SCHEMA, TEXTS
 from smart.collection.tables import keep_rows
 from smart.config import UserError, counted
-from smart.reading import Fault, apart, as_text, fault_where, is_blank, refusal
-from smart.templates import TEMPLATES
+from smart.reading import CONVERSATION, Fault, apart, as_text, fault_where, is_blank, refusal
+from smart.templates import CHAT_TEMPLATES, TEMPLATES
 
 
 @dataclass(frozen=True)
@@ -24,29 +24,40 @@ class Part:
     where: str
     """How errors name it."""
     table: pa.Table
-    """The columns of SCHEMA without row; nulls where there is nothing usable."""
+    """The columns of SCHEMA without row, or the labels and conversation; nulls where there is nothing usable."""
     faults: list[Fault] = field(default_factory=list)
     """Faults that the source saw itself; `check` finds nulls, blanks and unknown templates."""
+    cut: int = 0
+    """Conversations from which turns behind the last answer were left out."""
 
     @classmethod
     def of(
-        cls, where: str, columns: Mapping[str, pa.ChunkedArray | str], faults: Sequence[Fault] = ()
+        cls,
+        where: str,
+        columns: Mapping[str, pa.ChunkedArray | str],
+        faults: Sequence[Fault] = (),
+        cut: int = 0,
     ) -> Part:
         """Bring columns to the schema's types; a string stands for the same value in every row.
 
-        What isn't text in UTF-8 becomes null, with a Fault.
+        Rows are inputs and targets, or a conversation as `smart.conversation.to_json` writes it. What isn't text in
+        UTF-8 becomes null, with a Fault.
         """
         count = max(len(column) for column in columns.values() if not isinstance(column, str))
         found, ready = list(faults), {}
-        for name in (*LABELS, *TEXTS):
+        for name in (*LABELS, *([CONVERSATION] if CONVERSATION in columns else TEXTS)):
             column = columns[name]
             if isinstance(column, str):
                 column = _constant(column, count)
             else:
                 column, more = as_text(name, column)
                 found += more
-            ready[name] = _typed(column, SCHEMA.field(name).type)
-        return cls(where, pa.table(ready), found)
+            ready[name] = _typed(column, CHAT_SCHEMA.field(name).type)
+        return cls(where, pa.table(ready), found, cut)
+
+    @property
+    def has_turns(self) -> bool:
+        return CONVERSATION in self.table.column_names
 
 
 def _constant(value: str, count: int) -> pa.ChunkedArray:
@@ -62,9 +73,10 @@ def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
 
 def check(parts: Sequence[Part], bad_rows: str) -> tuple[pa.Table, dict[str, int]]:
-    """Join the parts of a split into one table in SCHEMA, rows numbered over all of them before any drop.
+    """Join the parts of a split into one table, rows numbered over all of them before any drop.
 
     Args:
+        parts: all of them with the same columns.
         bad_rows: "error" or "drop".
 
     Returns:
@@ -88,7 +100,8 @@ def check(parts: Sequence[Part], bad_rows: str) -> tuple[pa.Table, dict[str, int
         way_out = "Fix them, or leave them out with bad_rows=drop (the manifest counts them)."
         raise UserError(refusal("the collection", errors, way_out))
     counts = dict(dropped)
-    table = pa.concat_tables(tables).cast(SCHEMA).unify_dictionaries()
+    schema = CHAT_SCHEMA if parts[0].has_turns else SCHEMA
+    table = pa.concat_tables(tables).select(schema.names).cast(schema).unify_dictionaries()
     if len(table) == 0:
         read = f"{counted(start, 'row')} read" + "".join(
             f"; {count:,} dropped, {reason}" for reason, count in counts.items()
@@ -98,23 +111,24 @@ def check(parts: Sequence[Part], bad_rows: str) -> tuple[pa.Table, dict[str, int
 
 
 def _faults(table: pa.Table) -> Iterator[Fault]:
+    templates = CHAT_TEMPLATES if CONVERSATION in table.column_names else TEMPLATES
     for name in (*LABELS, *TEXTS):
         column = table[name]
         if column.null_count:
             yield from fault_where(name, "null", column.is_null().to_numpy())
         if name in LABELS:
-            yield from _label_faults(name, column)
+            yield from _label_faults(name, column, templates)
         else:
             yield from fault_where(name, "empty", _true(is_blank(column)), column)
 
 
-def _label_faults(name: str, column: pa.ChunkedArray) -> Iterator[Fault]:
+def _label_faults(name: str, column: pa.ChunkedArray, templates: Sequence[str]) -> Iterator[Fault]:
     values = [value for value in pc.unique(column).to_pylist() if value is not None]
     blank = [value for value in values if not value.strip()]
     unknown = [
-        value for value in values if name == "template_type" and value.strip() and value not in TEMPLATES
+        value for value in values if name == "template_type" and value.strip() and value not in templates
     ]
-    for what, wrong in (("empty", blank), (f"none of {', '.join(TEMPLATES)}", unknown)):
+    for what, wrong in (("empty", blank), (f"none of {', '.join(templates)}", unknown)):
         if wrong:
             mask = pc.is_in(column.cast(pa.string()), pa.array(wrong, pa.string()))
             yield from fault_where(name, what, _true(mask), column)

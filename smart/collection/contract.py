@@ -11,8 +11,9 @@ import numpy as np
 
 from smart.collection.check import Part
 from smart.collection.loading import Reading, Source, load
-from smart.collection.schema import LABELS, SCHEMA, TEXTS, Collection
+from smart.collection.schema import CHAT_SCHEMA, LABELS, SCHEMA, TEXTS, Collection
 from smart.config import UserError
+from smart.reading import CONVERSATION
 from smart.runtime.contracts import (
     ContractError,
     require,
@@ -98,12 +99,15 @@ def _require_parts(split: str, parts: Sequence[Part]) -> None:
     for part in parts:
         where = f"{split}, {part.where}"
         names = part.table.column_names
-        wanted = [*LABELS, *TEXTS]
+        wanted = [*LABELS, *([CONVERSATION] if part.has_turns else TEXTS)]
         require(names == wanted, f"{where}: the columns {', '.join(wanted)}", ", ".join(names), hint)
         for name in wanted:
             kind = part.table.schema.field(name).type
             require(
-                kind == SCHEMA.field(name).type, f"{where}: {name} as {SCHEMA.field(name).type}", kind, hint
+                kind == CHAT_SCHEMA.field(name).type,
+                f"{where}: {name} as {CHAT_SCHEMA.field(name).type}",
+                kind,
+                hint,
             )
         for fault in part.faults:
             rows = np.asarray(fault.rows)
@@ -129,7 +133,8 @@ def _rows(trial: _Trial) -> None:
         table = getattr(trial.collection, split)
         if table is None:
             continue
-        require(table.schema.equals(SCHEMA), f"{split} rows in SCHEMA", table.schema)
+        schemas = table.schema.equals(SCHEMA) or table.schema.equals(CHAT_SCHEMA)
+        require(schemas, f"{split} rows in SCHEMA or CHAT_SCHEMA", table.schema)
         nulls = [name for name in table.column_names if table[name].null_count]
         require(not nulls, f"no nulls in {split}", f"some in {', '.join(nulls)}")
         rows = table["row"].to_numpy()

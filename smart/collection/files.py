@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from smart.collection.check import Part
-from smart.collection.loading import HeldOut, Reading, Source
-from smart.collection.messages import from_messages
-from smart.collection.readers import KNOWN, read_columns
-from smart.config import ConfigError, Problems, UserError, nearest, option
-from smart.config.types import Seed
-from smart.reading import SUFFIXES, Fault, Rows, distinct, fault_where, file_identity, is_text, suffix_of
+from smart.collection.loading import HeldOut, Reading
+from smart.collection.readers import read_columns
+from smart.collection.row_source import Rows, RowSource
+from smart.config import ConfigError, Problems, UserError
+from smart.reading import SUFFIXES, TEXT, distinct, file_identity, scan, suffix_of
 
 log = logging.getLogger(__name__)
 
@@ -29,34 +26,21 @@ Paths = str | int | float | Sequence[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Files(Source):
+class Files(RowSource):
     """Any set of files: .parquet, .arrow, .feather; .jsonl, .json, .csv, .tsv, also packed (.gz, .zst, .bz2, .xz).
 
-    A file holds the schema's columns; or prompt and response; or messages, a list of {role, content}.
-    Without a task_name column a file is one task, named by the file; without template_type its rows are
-    zs_noopt. Columns that mean nothing here are ignored.
+    Shapes and tasks are those of RowSource; without a column of tasks a file is one task, named by the file.
     """
 
     path: str | Sequence[str] | None = None
     """A file, a glob (with ** too), or a list of them."""
-    columns: Mapping[str, str] | None = option(None, hint="such as {inputs: question}")
-    """What the files call our columns, e.g. {inputs: question, targets: answer}."""
-    exclude: Mapping[str, Sequence[str]] | None = option(None, hint="such as {task_name: [copa, wic_*]}")
-    """Rows to leave out: a column of text of the files, and globs of its values, e.g. {task_name: ["wic_*"]}."""
     submixture: str = "files"
     """The submixture of files without such a column."""
     validation: str | int | float | Sequence[str] | None = None
     """A file, glob or list; or a number of rows or a share (2000, 2%) to take out of the pool at random."""
-    seed: Seed = 23
-    """Draws the rows taken out for validation. Not the run's seed: a sweep over seeds keeps one pool."""
 
     def validate(self, problems: Problems) -> None:
         super().validate(problems)
-        for ours, theirs in (self.columns or {}).items():
-            if ours not in KNOWN:
-                problems.add(
-                    f"collection.columns.{ours}", theirs, "is no column of ours", nearest(ours, KNOWN)
-                )
         _check_paths("collection.path", self.path, problems)
         try:
             if self.validation is not None and HeldOut.of(self.validation, self.seed) is None:
@@ -75,15 +59,9 @@ class Files(Source):
                 f"collection.validation={self.validation}: {both[0]} is in collection.path too"
                 + (f", as {where}" if where != both[0] else "")
             )
-        matched: set[tuple[str, str]] = set()
-        records: list[dict[str, Any]] = []
-        train, validation = (self._parts(files, matched, records) for files in (paths, apart))
-        for column, globs in (self.exclude or {}).items():
-            if idle := [one for one in globs if (column, one) not in matched]:
-                raise UserError(
-                    f"collection.exclude.{column}={idle[0]}: no row of any file has such a value; fix the glob, or"
-                    " remove it"
-                )
+        rows, records = Rows(self), list[dict[str, Any]]()
+        train, validation = (self._parts(files, rows, records) for files in (paths, apart))
+        rows.say(train, lambda: _first_rows(paths))
         return Reading(
             name=_stem(paths),
             train=train,
@@ -92,45 +70,31 @@ class Files(Source):
             held_out=held_out,
         )
 
-    def _parts(
-        self, paths: Sequence[str], matched: set[tuple[str, str]], records: list[dict[str, Any]]
-    ) -> list[Part]:
-        """A part for each file with rows; the globs of `exclude` that match are added to `matched`, what was read to
-        `records`."""
+    def _parts(self, paths: Sequence[str], rows: Rows, records: list[dict[str, Any]]) -> list[Part]:
+        """A part for each file with rows; what was read is added to `records`."""
         parts = []
         for path, task in zip(paths, task_names(paths), strict=True):
-            others = [name for name in self.exclude or {} if name not in KNOWN]
-            rows = read_columns(path, self.columns or {}, others)
-            records.append({"path": path, "bytes": os.path.getsize(path), "xxh3_128": rows.digest})
-            if rows.count:
-                parts.append(self._part(path, task, rows, matched))
+            columns = read_columns(path, self.names)
+            records.append({"path": path, "bytes": os.path.getsize(path), "xxh3_128": columns.digest})
+            if len(columns):
+                parts.append(rows.part(path, self.submixture, task, columns))
             else:
                 log.warning("%s holds no rows: skipped.", path)
         if paths and not parts:
             raise UserError(f"{paths[0]}{' and the rest' * (len(paths) > 1)}: no rows to use (0 rows read)")
         return parts
 
-    def _part(self, path: str, task: str, rows: Rows, matched: set[tuple[str, str]]) -> Part:
-        columns, faults = dict(rows.columns), [*rows.faults, *self._excluded(rows.columns, matched)]
-        if "messages" in columns:
-            columns["inputs"], columns["targets"], more = from_messages(columns["messages"])
-            faults += more
-        defaults = {"submixture": self.submixture, "task_name": task, "template_type": "zs_noopt"}
-        return Part.of(path, {**defaults, **columns}, faults)
 
-    def _excluded(
-        self, columns: Mapping[str, pa.ChunkedArray], matched: set[tuple[str, str]]
-    ) -> Iterator[Fault]:
-        for name, globs in (self.exclude or {}).items():
-            if name not in columns or not is_text(columns[name].type):
-                continue
-            values = columns[name].cast(pa.string())
-            there = [value for value in pc.unique(values).to_pylist() if value is not None]
-            for one in globs:
-                if found := fnmatch.filter(there, one):
-                    matched.add((name, one))
-                    mask = pc.fill_null(pc.is_in(values, pa.array(found)), False).to_numpy()
-                    yield from fault_where(name, f"excluded as {one}", mask, expected=True)
+def _first_rows(paths: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+    """The columns of text of the first file with rows, as far as its first rows go."""
+    for path in paths:
+        names = next((batch.names for batch in scan(path, {}) if batch.count), ())
+        kinds = {name: TEXT for name in names if names.count(name) == 1}
+        for batch in scan(path, kinds):
+            if batch.count:
+                wrong = {fault.column for fault in batch.faults}
+                return {name: column for name, column in batch.columns.items() if name not in wrong}
+    return {}
 
 
 def find(paths: Paths) -> list[str]:

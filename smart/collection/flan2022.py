@@ -13,6 +13,7 @@ from smart.collection.loading import Reading, Source
 from smart.collection.schema import LABELS, TEXTS
 from smart.config import Problems, UserError, nearest, option
 from smart.reading import class_names
+from smart.reading.hub import commit_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -104,7 +105,7 @@ class Flan2022(Source):
             if error.errno and not isinstance(error, ConnectionError):
                 raise  # a full disk, say
             raise _refusal(hub_id, revision, error) from error
-        commit = _commit(splits)
+        commit = commit_of(splits)
         if (
             _COMMIT.fullmatch(revision) and commit != revision
         ):  # offline, datasets takes any commit in its cache
@@ -120,15 +121,8 @@ class Flan2022(Source):
         return {
             "id": self.datasets[name],
             "asked": self.revision.get(name, "main"),
-            "commit": _commit(splits),
+            "commit": commit_of(splits),
         }
-
-
-def _commit(splits: DatasetDict) -> str | None:
-    """The commit that was read: datasets names the folder of prepared files by it."""
-    files = next(iter(splits.values())).cache_files
-    folder = Path(files[0]["filename"]).parent.name if files else ""
-    return folder if _COMMIT.fullmatch(folder) else None
 
 
 def _refusal(hub_id: str, revision: str, error: OSError) -> UserError:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from smart.collection.check import Part, check
+from smart.collection.conversations import Embed, one_shape
 from smart.collection.schema import Collection
 from smart.collection.tables import fingerprint, hash_texts, keep_rows, later_copies
 from smart.config import Count, Problems, UserError, check_options, code_of, counted, parse_count
@@ -75,7 +76,8 @@ class Source(ABC):
     A UserError from any of them is shown to the user as one line; other exceptions are shown with their
     traceback. `check_source` tells an author which part of this contract a source breaks.
 
-    A class that has these methods without inheriting works too, if it has the three options below.
+    A class that has these methods without inheriting works too, if it has the three options below. One with an option
+    `embed` (user_turns, first_turn or conversation) says what of a conversation becomes its prompt.
     """
 
     name: Name | None = None
@@ -83,15 +85,15 @@ class Source(ABC):
     bad_rows: Literal["error", "drop"] = "error"
     """"error": rows that cannot be used stop the run; "drop": they are left out, and counted."""
     drop_duplicates: bool = False
-    """Keep the first of rows equal in task, template, inputs and targets; they are counted in any case."""
+    """Keep the first of rows equal in task, template and all text; they are counted in any case."""
 
     @abstractmethod
     def read(self, cache: Path | None) -> Reading:
         """Read or generate the rows, the same ones in the same order each time and in any process.
 
-        A part's table has the columns submixture, task_name, template_type, inputs and targets, in the types of
-        SCHEMA; `Part.of` makes it from columns of strings. template_type is one of zs_opt, zs_noopt, fs_opt and
-        fs_noopt.
+        A part's table has the columns submixture, task_name, template_type, and inputs and targets or conversation,
+        in the types of CHAT_SCHEMA; `Part.of` makes it from columns of strings. template_type is one of zs_opt,
+        zs_noopt, fs_opt and fs_noopt; `load` makes it chat in a collection with turns.
 
         Args:
             cache: a folder to keep what is slow to make, under a name that all options decide; None = nowhere.
@@ -133,10 +135,12 @@ def load(options: Source, *, cache: Path | None = None) -> Collection:
     ):  # other code makes other rows of the same options
         cache = cache / hash_bytes(part.encode() for item in code.items() for part in item)[:16]
     reading = options.read(cache)
-    train = _Split.of("train", reading.train, options)
+    turns = any(part.has_turns for part in (*reading.train, *(reading.validation or ())))
+    embed: Embed = getattr(options, "embed", "user_turns")
+    train = _Split.of("train", one_shape(reading.train, turns, embed), options)
     validation = None
     if reading.validation is not None:
-        validation = _Split.of("validation", reading.validation, options)
+        validation = _Split.of("validation", one_shape(reading.validation, turns, embed), options)
     if reading.held_out is not None:
         train, validation = train.hold_out(reading.held_out)
     splits = [split for split in (train, validation) if split is not None]
@@ -176,6 +180,9 @@ class _Split:
             "exact_duplicates": int(copies.sum()),
             "duplicates_dropped": options.drop_duplicates,
         }
+        if cut := sum(part.cut for part in parts):
+            counts["cut_behind_last_answer"] = cut
+            log.info("Cut behind the last answer: %s of %s.", f"{cut:,}", counted(read, f"{name} row"))
         if options.drop_duplicates:
             say_dropped(name, "copies of an earlier row", int(copies.sum()), len(table))
         split = cls(name, table, hashes, counts)

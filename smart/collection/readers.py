@@ -1,70 +1,176 @@
-"""The columns of a collection in one file, under the names that people give them."""
+"""The columns of a file, or of a split of a data set, that make rows of a collection, by the names people give them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from smart.collection.schema import LABELS, TEXTS
+from smart.collection.schema import LABELS
 from smart.config import UserError
-from smart.reading import LINE, TEXT, Kind, Rows, read
+from smart.reading import (
+    CONVERSATION,
+    SHAPED,
+    Fault,
+    NoShapeError,
+    Shaped,
+    as_text,
+    is_blank,
+    is_text,
+    read_shaped,
+    shape_table,
+)
 
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.large_string())]))
-_KINDS: dict[str, Kind] = {
-    **dict.fromkeys([*LABELS, *TEXTS, "prompt", "response"], TEXT),
-    "messages": _MESSAGES,
-}
-KNOWN = tuple(_KINDS)
+log = logging.getLogger(__name__)
 
-# Under which names files carry the two texts; the first is preferred.
-_NAMES = {"inputs": ("inputs", "prompt"), "targets": ("targets", "response")}
+KNOWN = (*LABELS, *SHAPED)
+"""Columns that mean something here."""
+TASKS = ("source", "dataset", "source_dataset", "category", "task", "domain")
+"""Columns of text from which tasks are taken where there is no task_name; the first that is there."""
+_MOST_TASKS = 1_000
 
 
-def read_columns(path: str, renamed: Mapping[str, str], more: Sequence[str] = ()) -> Rows:
-    """The labels that a file has, and either inputs and targets or messages, under these names.
+@dataclass(frozen=True)
+class Columns:
+    """Rows of one file or split, unchecked."""
 
-    Args:
-        renamed: what the file calls our columns; each must be there.
-        more: further columns of text, which are read where the file has them.
+    columns: dict[str, pa.ChunkedArray]
+    """inputs and targets, or conversation; those of LABELS that are there; further columns that were asked for."""
+    faults: list[Fault]
+    cut: int = 0
+    task: str | None = None
+    """The column that became task_name, where it is one of TASKS."""
+    names: Sequence[str] = ()
+    """All columns of the file."""
+    digest: str = ""
+    """xxh3_128 of the file."""
+
+    @property
+    def has_turns(self) -> bool:
+        return CONVERSATION in self.columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the user says of columns."""
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """What files call our columns, `collection.columns`; each must be there."""
+    task: str | None = None
+    """The column of tasks, `collection.task`; it must be there."""
+    more: Sequence[str] = ()
+    """Further columns of text, which are read where a file has them."""
+
+    @property
+    def theirs(self) -> dict[str, str]:
+        return {**self.renamed, **({"task_name": self.task} if self.task else {})}
+
+    def require(self, where: str, names: Sequence[str]) -> None:
+        """Stop where a column is not there."""
+        keys = {f"collection.columns.{ours}": name for ours, name in self.renamed.items()}
+        for key, name in {**keys, "collection.task": self.task}.items():
+            if name is not None and name not in names:
+                raise UserError(f"{where}: no column {name} ({key}); it has: {', '.join(names) or 'none'}")
+
+
+def read_columns(path: str, asked: Names) -> Columns:
+    """The rows of a file.
 
     Raises:
-        UserError: for a file that cannot be read, or one with rows that lacks the texts or a column of `renamed`.
+        UserError: for a file that cannot be read, or one with rows that lacks the texts or a column that was named.
     """
-    theirs = {name: name for name in more} | {ours: renamed.get(ours, ours) for ours in KNOWN}
-    rows = read(path, {name: _KINDS.get(ours, TEXT) for ours, name in theirs.items()})
-    if not rows.count:
-        return replace(rows, columns={})
-    for ours, name in renamed.items():
-        if name not in rows.names:
-            raise UserError(
-                f"{path}: no column {name} (collection.columns.{ours}); it has: {_listed(rows.names)}"
-            )
-    columns = {ours: rows.columns[name] for ours, name in theirs.items() if name in rows.columns}
-    used = {name: name for name in LABELS if name in columns} | _texts(path, columns, rows.names)
-    named = {theirs[name] for name in used.values()} | {LINE}
-    used |= {name: name for name in more if name in columns and name not in used}
-    return replace(
-        rows,
-        columns={ours: columns[name] for ours, name in used.items()},
-        faults=[fault for fault in rows.faults if fault.column in named],
-    )
+    try:
+        rows = read_shaped(path, asked.theirs, [*LABELS, *TASKS, *asked.more])
+    except NoShapeError as error:
+        asked.require(path, error.names)
+        raise _unnamed(error) from error
+    if rows.count:
+        asked.require(path, rows.names)
+    return _columns(rows, rows.more, asked, rows.names, rows.digest)
 
 
-def _texts(path: str, columns: Mapping[str, pa.ChunkedArray], present: Sequence[str]) -> dict[str, str]:
-    """Which columns become inputs and targets; or the messages, where these two are not both there."""
-    found = {ours: name for ours, names in _NAMES.items() for name in reversed(names) if name in columns}
-    if len(found) < len(_NAMES) and "messages" in columns:
-        return {"messages": "messages"}
-    for ours, names in _NAMES.items():
-        if ours not in found:
-            raise UserError(
-                f"{path}: no column {' or '.join(names)}, nor messages; it has: {_listed(present)}. "
-                f"Name yours with collection.columns.{ours}=NAME"
-            )
+def table_columns(where: str, given: Mapping[str, pa.ChunkedArray], asked: Names) -> Columns:
+    """The rows of a split; the rest is as `read_columns` has it.
+
+    Args:
+        where: how errors name it.
+        given: all its columns.
+    """
+    names = list(given)
+    asked.require(where, names)
+    theirs = {name: asked.theirs.get(name, name) for name in (*KNOWN, *TASKS, *asked.more)}
+    ours = {name: given[column] for name, column in theirs.items() if column in given}
+    try:
+        shaped = shape_table(where, {name: column for name, column in ours.items() if name in SHAPED})
+    except NoShapeError as error:
+        raise _unnamed(NoShapeError(where, error.known, names)) from error
+    further, faults = {}, []
+    for name in (name for name in ours if name not in SHAPED):
+        further[name], found = as_text(theirs[name], ours[name])
+        faults += found
+    whole = Shaped(shaped.columns, [*faults, *shaped.faults], shaped.cut)
+    return _columns(whole, further, asked, names)
+
+
+def _columns(
+    shaped: Shaped,
+    further: Mapping[str, pa.ChunkedArray],
+    asked: Names,
+    names: Sequence[str],
+    digest: str = "",
+) -> Columns:
+    if asked.renamed.get("inputs") == "instruction" and "input" in names:
+        log.warning(
+            "The column input is left out: without collection.columns it goes behind the instruction, after an empty"
+            " line."
+        )
+    columns = {name: further[name] for name in LABELS if name in further}
+    wrong = {fault.column for fault in shaped.faults}
+    task = None
+    if "task_name" not in columns:
+        task = next(
+            (name for name in TASKS if name in further and _names_tasks(name, further[name], wrong)), None
+        )
+    if task:
+        columns["task_name"] = further[task]
+    # Of columns that were only looked at, what is no text is no fault.
+    used = {asked.theirs.get(name, name) for name in columns}
+    idle = {*TASKS, *asked.more} - used
+    faults = [fault for fault in shaped.faults if fault.column not in idle]
+    columns |= {name: further[name] for name in asked.more if name in further and name not in columns}
+    return Columns({**columns, **shaped.columns}, faults, shaped.cut, task, names, digest)
+
+
+def _names_tasks(name: str, column: pa.ChunkedArray, wrong: Iterable[str]) -> bool:
+    return name not in wrong and is_text(column.type) and column.null_count < len(column)
+
+
+def filled(column: pa.ChunkedArray, otherwise: str) -> pa.ChunkedArray:
+    """Texts, with another in place of nulls and blanks."""
+    column = column.cast(pa.string())
+    there = pc.fill_null(pc.invert(is_blank(column)), False)
+    return pc.if_else(there, column, otherwise)
+
+
+def could_be_tasks(columns: Mapping[str, pa.ChunkedArray]) -> list[str]:
+    """Those of a table's columns that hold text with few different values."""
+    found = []
+    for name, column in columns.items():
+        if name in KNOWN or not is_text(column.type):
+            continue
+        values = len(pc.unique(column.cast(pa.string()).drop_null()))
+        if 2 <= values <= min(_MOST_TASKS, max(2, len(column) // 4)):
+            found.append(name)
     return found
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "none"
+def _unnamed(error: NoShapeError) -> UserError:
+    return UserError(
+        f"{error}. Name yours with collection.columns.inputs=NAME and collection.columns.targets=NAME"
+    )

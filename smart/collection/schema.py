@@ -7,8 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from smart.reading import CONVERSATION
+
 LABELS = ("submixture", "task_name", "template_type")
 TEXTS = ("inputs", "targets")
+"""What is embedded, and what is learnt. Of a conversation: what `collection.embed` says, and all of the assistant's."""
 
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -16,6 +19,8 @@ SCHEMA = pa.schema(
     + [(name, pa.large_string()) for name in TEXTS]
     + [("row", pa.int64())]
 )
+CHAT_SCHEMA = SCHEMA.insert(len(LABELS) + len(TEXTS), pa.field(CONVERSATION, pa.large_string()))
+"""Of rows with turns: a conversation as JSON beside the rest. A collection with any has it for all."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,9 @@ class Collection:
     name: str
     """A readable stem for the names of artifacts."""
     train: pa.Table
-    """The pool, in SCHEMA; `row` is the row number as read, files sorted by path, before any drop."""
+    """The pool, in SCHEMA or CHAT_SCHEMA; `row` is the row number as read, files sorted by path, before any drop."""
     validation: pa.Table | None
-    """Rows kept apart, in SCHEMA; `row` counts within their own split, or in the pool if taken out of it."""
+    """Rows kept apart, in the pool's schema; `row` counts within their own split, or in the pool if taken out of it."""
     source: dict[str, Any]
     """For the manifest: what was read, rows read, dropped per reason, exact duplicates."""
     fingerprint: str

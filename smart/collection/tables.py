@@ -9,6 +9,7 @@ import pyarrow as pa
 import xxhash
 
 from smart.collection.schema import LABELS, TEXTS
+from smart.reading import CONVERSATION
 from smart.runtime.files import hash_bytes
 
 
@@ -44,11 +45,11 @@ def _hash_chunk(chunk: pa.LargeStringArray) -> list[int]:
 
 
 def later_copies(table: pa.Table, hashes: tuple[np.ndarray, ...]) -> np.ndarray:
-    """bool (n,): rows whose (task, template, inputs, targets) stood in an earlier row.
+    """bool (n,): rows whose (task, template, inputs, targets, conversation) stood in an earlier row.
 
     Args:
-        hashes: text_hashes of the inputs and of the targets. They are 128 bits together: a chance match among
-            18 million rows has probability below 1e-23.
+        hashes: text_hashes of the inputs, the targets and, with turns, the conversations. They are at least 128 bits
+            together: a chance match among 18 million rows has probability below 1e-23.
     """
     keys = [codes(table[name])[1] for name in LABELS] + list(hashes)
     order = np.lexsort(keys)  # stable, so the first of equal rows comes first
@@ -68,8 +69,8 @@ def fingerprint(table: pa.Table, hashes: tuple[np.ndarray, ...]) -> str:
 
 
 def hash_texts(table: pa.Table) -> tuple[np.ndarray, ...]:
-    """text_hashes of both text columns."""
-    return tuple(text_hashes(table[name]) for name in TEXTS)
+    """text_hashes of both text columns, and of the conversations, where there are any."""
+    return tuple(text_hashes(table[name]) for name in (*TEXTS, CONVERSATION) if name in table.column_names)
 
 
 def keep_rows(table: pa.Table, keep: np.ndarray) -> pa.Table:

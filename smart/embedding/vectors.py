@@ -57,51 +57,53 @@ class TaskStatistics:
     task_means: np.ndarray
     """float32 (tasks, d): mean of a task's vectors over all template types, not normalised."""
     distinct: np.ndarray
-    """int64 (tasks * 4,): distinct vectors in each group."""
+    """int64 (tasks * templates,): distinct vectors in each group."""
 
 
-def task_statistics(vectors: Vectors, offsets: np.ndarray) -> TaskStatistics:
+def task_statistics(vectors: Vectors, offsets: np.ndarray, templates: int = len(TEMPLATES)) -> TaskStatistics:
     """Task means (stage 1 of the method) and distinct vectors per group, kept beside the vectors.
 
     Args:
-        offsets: int64 (tasks * 4 + 1,), group g being vectors offsets[g] … offsets[g + 1] - 1.
+        offsets: int64 (tasks * templates + 1,), group g being vectors offsets[g] … offsets[g + 1] - 1.
+        templates: how many groups a task has.
 
     Raises:
         ValueError: where the offsets do not cover the vectors, or a task holds none.
     """
-    ends = offsets[:: len(TEMPLATES)]
-    if offsets[0] != 0 or offsets[-1] != vectors.n or len(offsets) % len(TEMPLATES) != 1:
+    ends = offsets[::templates]
+    if offsets[0] != 0 or offsets[-1] != vectors.n or (len(offsets) - 1) % templates:
         raise ValueError(
-            f"offsets {offsets[0]} … {offsets[-1]} do not cover {counted(vectors.n, 'vector')} in groups of 4"
+            f"offsets {offsets[0]} … {offsets[-1]} do not cover {counted(vectors.n, 'vector')} in groups of {templates}"
         )
     if np.any(np.diff(ends) <= 0):
         raise ValueError(f"task {np.flatnonzero(np.diff(ends) <= 0)[0]} holds no vectors")
-    groups = hash_bytes([offsets.astype("<i8").tobytes()])
+    layout = [] if templates == len(TEMPLATES) else [f"{templates} a task".encode()]
+    groups = hash_bytes([offsets.astype("<i8").tobytes(), *layout])
     path, key = vectors.folder / f"summary-{groups[:16]}.sealed", f"{vectors.key}-{groups}"
     with owned(vectors.folder):
         content = read_sealed(path, key)
         if content is not None:
             with np.load(io.BytesIO(content)) as arrays:
                 return TaskStatistics(arrays["task_means"], arrays["distinct"])
-        statistics = _pass_over(vectors, offsets)
+        statistics = _pass_over(vectors, offsets, templates)
         buffer = io.BytesIO()
         np.savez(buffer, task_means=statistics.task_means, distinct=statistics.distinct)
         write_sealed(path, key, buffer.getvalue())
     return statistics
 
 
-def _pass_over(vectors: Vectors, offsets: np.ndarray) -> TaskStatistics:
+def _pass_over(vectors: Vectors, offsets: np.ndarray, templates: int) -> TaskStatistics:
     groups = len(offsets) - 1
-    sums = np.zeros((groups // len(TEMPLATES), vectors.d))
+    sums = np.zeros((groups // templates, vectors.d))
     distinct = np.zeros(groups, dtype=np.int64)
     with progress(total=vectors.n, desc="Task means", unit="row") as bar:
         for group in range(groups):
             seen: set[int] = set()
             for start in range(offsets[group], offsets[group + 1], BLOCK):
                 block = vectors[start : min(start + BLOCK, offsets[group + 1])]
-                sums[group // len(TEMPLATES)] += block.sum(axis=0, dtype=np.float64)
+                sums[group // templates] += block.sum(axis=0, dtype=np.float64)
                 seen.update(map(xxhash.xxh3_64_intdigest, block))
                 bar.update(len(block))
             distinct[group] = len(seen)
-    sizes = np.diff(offsets[:: len(TEMPLATES)])
+    sizes = np.diff(offsets[::templates])
     return TaskStatistics((sums / sizes[:, None]).astype(np.float32), distinct)

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from smart.collection import load
 from smart.config import code_of_targets
 from smart.experiment.run_graph import named_files
+from smart.mixture.turns import Layout
+from smart.reading import CONVERSATION
 from smart.runtime.content import ContentHashes
 from smart.runtime.files import atomic_file, hash_file
 from smart.runtime.locks import owned
@@ -55,9 +57,12 @@ def write_heldout(options: Mapping[str, Any], root: Path) -> None:
 
 
 def heldout_rows(options: Mapping[str, Any]) -> pa.Table:
-    """Rows of unseen tasks, zero-shot alone: inputs, targets, task_name, task_source."""
+    """Rows of unseen tasks, zero-shot alone: inputs and targets, or turns as in mixtures; task_name, task_source."""
     from hydra.utils import instantiate
 
     rows = load(instantiate({"_convert_": "all", **options})).train
-    rows = rows.filter(pc.starts_with(rows["template_type"].cast(pa.string()), "zs"))
-    return pa.table({name: rows[column].cast(pa.string()) for column, name in _NAMES.items()})
+    labels = {name: rows[column].cast(pa.string()) for column, name in _NAMES.items()}
+    if CONVERSATION in rows.column_names:
+        turns = Layout.of([rows]).columns(rows[CONVERSATION].to_pylist())
+        return pa.table({**turns, **{name: labels[name] for name in ("task_name", "task_source")}})
+    return pa.table(labels).filter(pc.starts_with(rows["template_type"].cast(pa.string()), "zs"))

@@ -5,6 +5,7 @@ from smart.mixture.budgets import TaskBudgets, distribute
 from smart.mixture.contract import check_weighting
 from smart.mixture.rows import sample_validation
 from smart.mixture.summary import render_summary
+from smart.mixture.turns import Turns, describe_turns
 from smart.mixture.weighting import (
     Proportional,
     Softmax,
@@ -27,10 +28,12 @@ __all__ = [
     "TaskTable",
     "TaylorSoftmax",
     "Temperature",
+    "Turns",
     "Uniform",
     "Weighting",
     "allocate",
     "check_weighting",
+    "describe_turns",
     "distribute",
     "render_summary",
     "sample_validation",

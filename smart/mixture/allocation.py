@@ -79,12 +79,14 @@ def split_templates(budget: np.ndarray | int, template_sizes: np.ndarray) -> np.
     inside each (floors, the remainder to with-options). In whole numbers floor(rows x part / whole) is exact,
     so no group gives more than it holds, and a task that is wanted whole gives every group whole.
 
+    A task of one template type, as with rows with turns, gives all its rows of that.
+
     Args:
         budget: int64 (...), rows of each task, at most what it holds.
-        template_sizes: int64 (..., 4), rows of each group, in the order of TEMPLATES.
+        template_sizes: int64 (..., 4), rows of each group, in the order of TEMPLATES; or (..., 1).
 
     Returns:
-        int64 (..., 4); each task's row sums to its budget.
+        int64, in the shape of `template_sizes`; each task's row sums to its budget.
 
     Raises:
         ValueError: when a task's budget is negative or above what it holds.
@@ -95,6 +97,8 @@ def split_templates(budget: np.ndarray | int, template_sizes: np.ndarray) -> np.
     budget, sizes = np.asarray(budget, np.int64), np.asarray(template_sizes, np.int64)
     if (budget < 0).any() or (budget > sizes.sum(axis=-1)).any():
         raise ValueError("a task's budget must be between 0 and the rows that it holds")
+    if sizes.shape[-1] == 1:
+        return budget[..., np.newaxis]
     zero_size, few_size = sizes[..., :2].sum(axis=-1), sizes[..., 2:].sum(axis=-1)
     zero, few = _two_ways(budget, zero_size, few_size)
     parts = (*_two_ways(zero, sizes[..., 0], sizes[..., 1]), *_two_ways(few, sizes[..., 2], sizes[..., 3]))

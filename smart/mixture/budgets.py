@@ -14,7 +14,8 @@ from smart.mixture.weighting import TaskTable, Weighting
 from smart.runtime.escapes import csv_lines, text_of_csv
 from smart.templates import TEMPLATES
 
-COLUMNS = ("submixture", "task_name", "order", "gain", "weight", "size", "budget", *TEMPLATES)
+COLUMNS = ("submixture", "task_name", "order", "gain", "weight", "size", "budget")
+"""Of tasks.csv, before a column for each template type."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class TaskBudgets:
     tasks: tuple[tuple[str, str], ...]
     """(submixture, task name) of each."""
     sizes: np.ndarray
-    """int64 (tasks, 4), rows in the pool by template type."""
+    """int64 (tasks, templates), rows in the pool by template type."""
     order: np.ndarray
     """int64 (tasks,), place in the greedy order, from 0; -1 where not selected."""
     gains: np.ndarray
@@ -32,7 +33,9 @@ class TaskBudgets:
     weights: np.ndarray
     """float64 (tasks,), summing to 1; 0 where not selected."""
     budgets: np.ndarray
-    """int64 (tasks, 4), rows in the mixture by template type."""
+    """int64 (tasks, templates), rows in the mixture by template type."""
+    templates: tuple[str, ...] = TEMPLATES
+    """The pool's template types: FLAN's four, or chat alone."""
 
     @property
     def selected(self) -> np.ndarray:
@@ -52,16 +55,18 @@ def distribute(
     gains: np.ndarray | None,
     weighting: Weighting,
     budget: int,
+    templates: tuple[str, ...] = TEMPLATES,
 ) -> TaskBudgets:
     """Stage 1 after the greedy: weights, rows of each task, rows of each template type.
 
     Args:
         tasks: (submixture, task name) of every task of the pool.
-        sizes: int64 (tasks, 4), rows by template type.
+        sizes: int64 (tasks, templates), rows by template type.
         order: int64 (selected,), positions of the selected tasks, in greedy order.
         gains: float64 (selected,); None where the function gives none: the weighting then sees zeros.
         weighting: how to weigh the selected tasks.
         budget: rows of the mixture.
+        templates: names of the template types.
 
     Raises:
         Infeasible: when the selected tasks hold fewer rows than `budget`.
@@ -83,6 +88,7 @@ def distribute(
         gains=_spread(np.nan if gains is None else gains, order, np.full(n, np.nan)),
         weights=_spread(weights, order, np.zeros(n)),
         budgets=split_templates(_spread(rows, order, np.zeros(n, np.int64)), sizes),
+        templates=templates,
     )
 
 
@@ -119,7 +125,7 @@ def write_tasks(path: Path, table: TaskBudgets) -> None:
 
     A name that a spreadsheet would take for a formula stands behind an apostrophe, which `read_tasks` takes away.
     """
-    lines: list[Sequence[object]] = [COLUMNS]
+    lines: list[Sequence[object]] = [(*COLUMNS, *table.templates)]
     for task in (*table.selected, *np.flatnonzero(table.order < 0)):
         gain, budgets = float(table.gains[task]), table.budgets[task].tolist()
         lines.append(

@@ -8,8 +8,8 @@ from typing import Any
 
 from smart.config import counted
 from smart.mixture.budgets import TaskBudgets, submixture_totals
+from smart.mixture.turns import Turns
 from smart.runtime.escapes import markdown
-from smart.templates import TEMPLATES
 
 _SUBMIXTURES_SHOWN = 40
 _OVERLAPS_SHOWN = 40
@@ -24,15 +24,37 @@ data = load_dataset("path/to/this/folder")
 
 TRL's `SFTTrainer(model, train_dataset=data["train"])` takes it as it is, and trains on `completion` alone."""
 
-_COLUMNS = """## Columns
+_USE_TURNS = """## Use
+
+```python
+from datasets import load_dataset  # 5 or later, where rows have tools
+
+data = load_dataset("path/to/this/folder")
+```
+
+TRL's `SFTTrainer(model, train_dataset=data["train"])` takes it as it is, with the chat template of the model. Fields of
+a message that are not there are null; for a template that asks whether they are there, take them away:
+`data["train"].with_transform(trl.trainer.utils.remove_none_values)`."""
+
+_TASKS = """`tasks.csv` has a line for every task of the pool: its place in the greedy order (from 0; empty where not
+selected), gain, weight and size, and its rows here, in all and by template type. `manifest.json` has the
+configuration, the versions, and a hash of each file."""
+
+_COLUMNS_OF_TURNS = f"""## Columns
+
+`messages` (a list of role, content, and what a message has beside them), `tools` and `chat_template_kwargs` where any
+row has them, `submixture`, `task_name`, `template_type` (chat), and `row` (number of the row in the collection as read,
+before any drop). Calls, tools and the template's arguments are JSON.
+
+{_TASKS}"""
+
+_COLUMNS = f"""## Columns
 
 `prompt`, `response`, `submixture`, `task_name`, `template_type` (zero- or few-shot, with or without answer
 options), `row` (number of the row in the collection as read, before any drop), and `completion`: the response
 after a space, as it follows the prompt in training.
 
-`tasks.csv` has a line for every task of the pool: its place in the greedy order (from 0; empty where not
-selected), gain, weight and size, and its rows here, in all and by template type. `manifest.json` has the
-configuration, the versions, and a hash of each file."""
+{_TASKS}"""
 
 _LICENCE = """## Licence
 
@@ -42,7 +64,12 @@ passing this on."""
 
 
 def render_card(
-    name: str, table: TaskBudgets, validation_rows: int, manifest: Mapping[str, Any], figures: Sequence[str]
+    name: str,
+    table: TaskBudgets,
+    validation_rows: int,
+    manifest: Mapping[str, Any],
+    figures: Sequence[str],
+    turns: Turns | None = None,
 ) -> str:
     """README.md of a mixture folder, with the header by which `datasets.load_dataset` finds the splits.
 
@@ -52,6 +79,7 @@ def render_card(
         validation_rows: rows of the validation split; 0 for none.
         manifest: its `config`, `counts`, `drops`, `warnings` and `contamination` are shown, where present.
         figures: file names under figures/.
+        turns: of the training rows; None where they are two texts.
     """
     rows = int(table.budgets.sum())
     held_out = "no validation rows"
@@ -65,12 +93,12 @@ def render_card(
         f"An instruction-tuning mixture made with SMART: {counted(rows, 'training row')} of {table.sizes.sum():,}, "
         f"from {len(table.selected):,} of {counted(len(table.tasks), 'task')}; {held_out}.",
         _warnings(manifest.get("warnings", ())),
-        _USE,
+        _USE if turns is None else _USE_TURNS,
         "## What it holds",
         _submixture_table(table),
-        _template_table(table),
+        _template_table(table) if turns is None else _turns_table(turns),
         *(f"![{figure}](figures/{figure})" for figure in figures),
-        _COLUMNS,
+        _COLUMNS if turns is None else _COLUMNS_OF_TURNS,
         _contamination(manifest.get("contamination")),
         *(_block(key, manifest.get(key)) for key in ("config", "counts", "drops")),
         _LICENCE,
@@ -141,9 +169,25 @@ def _submixture_table(table: TaskBudgets) -> str:
 
 
 def _template_table(table: TaskBudgets) -> str:
-    counts = zip(TEMPLATES, table.budgets.sum(axis=0), table.sizes.sum(axis=0), strict=True)
+    counts = zip(table.templates, table.budgets.sum(axis=0), table.sizes.sum(axis=0), strict=True)
     lines = [f"| {template} | {rows:,} | {held:,} |" for template, rows, held in counts]
     return "\n".join(["| template type | rows | rows in the pool |", "| --- | ---: | ---: |", *lines])
+
+
+def _turns_table(turns: Turns) -> str:
+    rows = len(turns.answers)
+    several = int((turns.answers > 1).sum())
+    lines = {
+        "rows": rows,
+        "rows with several answers": several,
+        "rows with a system text": turns.system,
+        "rows with tools": turns.tools,
+        "turns of the assistant": int(turns.answers.sum()),
+        "calls of tools": turns.calls,
+    }
+    return "\n".join(
+        ["| turns | |", "| --- | ---: |", *(f"| {name} | {count:,} |" for name, count in lines.items())]
+    )
 
 
 def _block(key: str, content: object) -> str:

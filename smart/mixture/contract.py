@@ -50,6 +50,7 @@ def example_tables(submixtures: Sequence[str]) -> dict[str, TaskTable]:
         "50 tasks, some template types without rows": (falling, sparse),
         "50 tasks, all alike": (np.ones(50), np.full((50, 4), 10)),
         "50 tasks, sizes from one row to millions": (falling, _uneven(50)),
+        "50 tasks of one template type": (falling, sizes[:, :1]),
     }
     return {name: _table(gains, rows, submixtures) for name, (gains, rows) in tables.items()}
 

@@ -10,6 +10,7 @@ import numpy as np
 from smart.config import counted
 from smart.mixture.allocation import allocate
 from smart.mixture.budgets import TaskBudgets
+from smart.mixture.turns import Turns
 from smart.runtime.plot_style import COLOURS, log_scale, save_figure, style
 
 if TYPE_CHECKING:
@@ -21,15 +22,19 @@ _MARKERS = ("o", "s", "^", "D", "v")
 _TOLD_APART = len(COLOURS) * len(_MARKERS)
 _REST = "#9e9e9e"
 _BARS = 15
+_MOST_TURNS = 20
 
 
-def draw_figures(folder: Path, tasks: TaskBudgets, task_embeddings: np.ndarray | None) -> list[str]:
+def draw_figures(
+    folder: Path, tasks: TaskBudgets, task_embeddings: np.ndarray | None, turns: Turns | None = None
+) -> list[str]:
     """Write the figures that there are numbers for, and return their file names.
 
     Args:
         folder: where they go.
         tasks: what every task of the pool gives.
         task_embeddings: float (tasks, d); None for no map.
+        turns: of the chosen rows; None where they are two texts.
     """
     with style():
         figures = {"budgets.png": _budgets(tasks)}
@@ -37,6 +42,8 @@ def draw_figures(folder: Path, tasks: TaskBudgets, task_embeddings: np.ndarray |
             figures["gains.png"] = _gains(tasks)
         if task_embeddings is not None and len(tasks.tasks) > 1:
             figures["tasks.png"] = _task_map(tasks, task_embeddings)
+        if turns is not None and len(turns.answers):
+            figures["turns.png"] = _turns(turns)
         for name, figure in figures.items():
             save_figure(figure, folder / name)
     return list(figures)
@@ -138,6 +145,24 @@ def _gains(tasks: TaskBudgets) -> Figure:
         title=f"Marginal gain of each task, in greedy order ({len(gains):,} of {counted(len(tasks.tasks), 'task')})",
         xlabel="pick",
         ylabel="marginal gain (units of the set function)",
+    )
+    return figure
+
+
+def _turns(turns: Turns) -> Figure:
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+
+    counts = np.bincount(np.minimum(turns.answers, _MOST_TURNS))[1:]
+    figure, axes = pyplot.subplots()
+    axes.bar(np.arange(1, len(counts) + 1), counts, color=COLOURS[0])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set(
+        title=f"Turns of each row ({counted(turns.answers.sum(), 'turn')} in {counted(len(turns.answers), 'row')})",
+        xlabel="turns of the assistant"
+        + (f" ({_MOST_TURNS}: or more)" if len(counts) == _MOST_TURNS else ""),
+        ylabel="rows",
     )
     return figure
 

@@ -8,15 +8,19 @@ import numpy as np
 
 from smart.config import counted
 from smart.mixture.budgets import TaskBudgets, submixture_totals
+from smart.mixture.turns import Turns
 from smart.runtime.escapes import printable
-from smart.templates import TEMPLATES
 
 _TOP = 8
 _WIDEST = 60
 
 
-def render_summary(table: TaskBudgets) -> str:
-    """Totals, the first tasks in greedy order, the largest submixtures: at most 25 lines for any pool."""
+def render_summary(table: TaskBudgets, turns: Turns | None = None) -> str:
+    """Totals, the first tasks in greedy order, the largest submixtures: at most 25 lines for any pool.
+
+    Args:
+        turns: of the chosen rows, where they have turns and are known.
+    """
     rows, sizes = table.budgets.sum(axis=1), table.sizes.sum(axis=1)
     selected = table.selected
     tasks = [
@@ -35,17 +39,26 @@ def render_summary(table: TaskBudgets) -> str:
         for total in totals
     ]
     whole = (rows[selected] == sizes[selected]).sum()
-    by_template = zip(TEMPLATES, table.budgets.sum(axis=0), strict=True)
+    by_template = zip(table.templates, table.budgets.sum(axis=0), strict=True)
     return "\n".join(
         [
             f"{rows.sum():,} of {counted(sizes.sum(), 'row')}; {len(selected):,} of"
             f" {counted(len(rows), 'task')} selected, {(rows > 0).sum():,} with rows, {whole:,} taken whole",
-            "  ".join(f"{name} {count:,}" for name, count in by_template),
+            "  ".join(f"{name} {count:,}" for name, count in by_template)
+            if turns is None
+            else _of_turns(turns),
             "",
             *_aligned(("task", "gain", "weight", "rows", "of"), tasks),
             "",
             *_aligned(("submixture", "share", "rows", "of"), submixtures),
         ]
+    )
+
+
+def _of_turns(turns: Turns) -> str:
+    return (
+        f"{counted(turns.answers.sum(), 'turn')} of the assistant; {counted(turns.system, 'row')} with a system text,"
+        f" {turns.tools:,} with tools; {counted(turns.calls, 'call')}"
     )
 
 

@@ -26,7 +26,8 @@ class TaskTable:
     gains: np.ndarray
     """float64 (tasks,), the marginal gain of each pick; zeros where the function gives none."""
     sizes: np.ndarray
-    """int64 (tasks, 4), rows by template type, in the order of TEMPLATES; a type may have none, a task has some."""
+    """int64 (tasks, 4), rows by template type, in the order of TEMPLATES, or (tasks, 1) in a pool of rows with turns; a
+    type may have none, a task has some."""
 
 
 class Weighting(ABC):

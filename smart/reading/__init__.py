@@ -5,7 +5,7 @@ date or a boolean, and nothing is repaired in silence.
 """
 
 from smart.reading.faults import Fault, apart, fault_where, one_each, refusal
-from smart.reading.files import SUFFIXES, distinct, file_identity, suffix_of
+from smart.reading.files import SPLITS, SUFFIXES, distinct, file_identity, suffix_of
 from smart.reading.json_rows import decode_json
 from smart.reading.parsed import LINE
 from smart.reading.reader import Batch, Rows, read, scan
@@ -37,6 +37,7 @@ __all__ = [
     "JSON",
     "LINE",
     "SHAPED",
+    "SPLITS",
     "SUFFIXES",
     "TEXT",
     "TEXTS",

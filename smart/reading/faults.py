@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -64,7 +65,10 @@ def fault_where(
     rows = np.flatnonzero(mask)
     if len(rows):
         first = rows[:_SHOWN_ROWS].tolist()
-        shown = {} if values is None else {row: values[row].as_py() for row in first}
+        shown: dict[int, object] = {}
+        if values is not None:
+            with contextlib.suppress(UnicodeDecodeError):  # of texts inside lists and structs
+                shown = {row: values[row].as_py() for row in first}
         yield Fault(column, what, rows, shown, expected)
 
 

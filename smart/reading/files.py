@@ -23,6 +23,12 @@ SUFFIXES = (
     *(text + packed for text in _TEXT_FORMATS for packed in _COMPRESSIONS),
 )
 """Of the files that can be read, in lower case; upper case will do."""
+SPLITS = {
+    "train": {"train", "training"},
+    "validation": {"validation", "valid", "val", "dev", "eval", "evaluation", "heldout"},
+    "test": {"test", "testing"},
+}
+"""Words in the names of splits, or of a folder's files, that say what they are for."""
 BOM = codecs.BOM_UTF8
 _OTHER_BOMS = {
     codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, with whose mark it begins

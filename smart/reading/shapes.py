@@ -158,6 +158,9 @@ class NoShapeError(UserError):
 
     def __init__(self, where: str, known: Collection[str], names: Sequence[str]) -> None:
         super().__init__(f"{where}: {missing(known)}; it has: {', '.join(names) or 'none'}")
+        self.known = known
+        """Those that have one of our names."""
+        self.names = names
 
 
 def _ours(theirs: Mapping[str, str], names: Collection[str]) -> list[str]:

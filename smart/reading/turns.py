@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smart.conversation import Conversation, Message, to_json
+from smart.conversation import ROLES, Conversation, Message, to_json
 from smart.reading.json_rows import decode_text
 
 _ROLES = {
-    **{role: role for role in ("system", "user", "assistant", "tool")},
+    **{role: role for role in ROLES},
     "developer": "system",
     "human": "user",
     **dict.fromkeys(("gpt", "model", "bot", "chatgpt"), "assistant"),
@@ -359,12 +359,12 @@ def _refuse(wrong: bool, what: str) -> None:
         raise UnfitError(what)
 
 
-def turns_of(conversation: Mapping[str, Any], roles: tuple[str, ...]) -> list[str]:
+def turns_of(conversation: Conversation, roles: Sequence[str] = ROLES) -> list[str]:
     """What the given roles said, turn by turn; calls as JSON, behind the text."""
     return [said(message) for message in conversation["messages"] if message["role"] in roles]
 
 
-def said(message: Mapping[str, Any]) -> str:
+def said(message: Message) -> str:
     """What one message says: its text, and its calls as JSON."""
     calls = [
         json.dumps(call["function"], ensure_ascii=False, separators=(",", ":"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from smart.config.reading import check_arguments
 from smart.config.types import Folder, Positive, RowCount, Rows
 from smart.embedding import Encoder, Precomputed
 from smart.mixture import Weighting
+from smart.mixture.exports import Export
 from smart.runtime.common_config import CommonConfig
 from smart.submodular import SetFunction
 from smart.submodular.maximize import Optimizer
@@ -159,6 +160,10 @@ class SelectConfig(CommonConfig):
     """A collection file of unseen tasks, whose texts are looked for beside MMLU and BBH."""
     benchmark_data: Folder | None = option(None, role="input", through="pool")
     """A folder with mmlu.parquet and bbh.parquet to look for, instead of the hub."""
+    export: Sequence[Export] = option(
+        default_factory=list, role="free", added=True, hint="such as [axolotl,llamafactory]"
+    )
+    """Trainers for which the folder `exports` gets a file; may be added to a mixture that is made."""
     optimizer: Optimizer = "exact"
     """How orderings of instances are made."""
     memory_limit: MemoryLimit = option(None, role="free", in_run_names=True)

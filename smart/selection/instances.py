@@ -91,7 +91,7 @@ def approximation(
 
 def _random_order(config: SelectConfig, pool: Pool, group: int) -> np.ndarray:
     # Seeded by what the group is, so that budgets nest and another task in the pool changes nothing here.
-    task, template = divmod(group, 4)
+    task, template = divmod(group, len(pool.groups.templates))
     name = [str(config.seed), *pool.groups.tasks[task], str(template)]
     seed = int(hash_bytes(part.encode() for part in name)[:15], 16)
     size = int(pool.groups.offsets[group + 1] - pool.groups.offsets[group])

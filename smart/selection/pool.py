@@ -13,9 +13,13 @@ from smart.collection import Collection, Groups, load
 from smart.collection.loading import say_dropped
 from smart.collection.tables import keep_rows
 from smart.config import UserError, counted
+from smart.conversation import from_json
 from smart.embedding import Prompts
+from smart.model.chat import ChatFormat
+from smart.model.chat import fits as conversations_fit
 from smart.model.pretrained import read_tokenizer
 from smart.model.tokens import fits
+from smart.reading import CONVERSATION
 from smart.runtime.progress import progress
 from smart.selection.config import SelectConfig
 from smart.selection.decontamination import Contamination, look_for_benchmarks
@@ -77,6 +81,8 @@ def read_pool(config: SelectConfig) -> Pool:
         table = _trainable(table, config.tokenizer, config.max_length, config.separator)
         drops["train"]["longer_than_max_length"] = whole - len(table)
         reason = f"the response alone is longer than max_length={config.max_length} tokens"
+        if CONVERSATION in table.column_names:
+            reason = f"the template cannot carry them, or no answer fits into max_length={config.max_length} tokens"
         say_dropped("train", reason, whole - len(table), whole)
         if not len(table):
             raise UserError(
@@ -90,10 +96,24 @@ def read_pool(config: SelectConfig) -> Pool:
 
 def _trainable(table: pa.Table, tokenizer_name: str, max_length: int, separator: str) -> pa.Table:
     tokenizer = read_tokenizer(f"tokenizer={tokenizer_name}", tokenizer_name)
+    turns = CONVERSATION in table.column_names
+    form = ChatFormat.of(tokenizer) if turns else None
+
+    def trainable(batch: pa.RecordBatch) -> np.ndarray:
+        if form is not None:
+            conversations = list(map(from_json, batch[CONVERSATION].to_pylist()))
+            return conversations_fit(form, tokenizer, conversations, max_length)
+        return fits(
+            tokenizer,
+            batch["inputs"].to_pylist(),
+            batch["targets"].to_pylist(),
+            max_length,
+            separator=separator,
+        )
+
     keep = []
     with progress(total=len(table), desc="Measuring responses", unit=" rows") as bar:
         for batch in table.to_batches(BATCH):
-            texts = (batch["inputs"].to_pylist(), batch["targets"].to_pylist())
-            keep.append(fits(tokenizer, *texts, max_length, separator=separator))
+            keep.append(trainable(batch))
             bar.update(len(batch))
     return keep_rows(table, np.concatenate(keep))

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smart.config import UserError, code_of_targets
-from smart.mixture import TaskBudgets, render_summary, sample_validation, write_mixture
-from smart.mixture.budgets import COLUMNS, read_tasks
+from smart.mixture import TaskBudgets, describe_turns, render_summary, sample_validation, write_mixture
+from smart.mixture.budgets import read_tasks
+from smart.mixture.exports import export_mixture
 from smart.model.pretrained import read_tokenizer
 from smart.runtime.files import make_writable
 from smart.runtime.hub import offline
@@ -46,7 +47,8 @@ class SelectedMixture(Artifact):
 
     @cached_property
     def rows(self) -> pa.Table:
-        """The training rows: prompt, response, submixture, task_name, template_type, row, completion."""
+        """The training rows: prompt, response, submixture, task_name, template_type, row, completion; or, with turns,
+        messages (calls as JSON text), tools and chat_template_kwargs where any row has them, and the same labels."""
         return pq.read_table(self.path / "train.parquet")
 
     @cached_property
@@ -90,12 +92,14 @@ def select(config: SelectConfig) -> SelectedMixture:
         if is_made(folder, key, "mixture", config.overwrite):
             if is_unlogged(config.tracker, job_type="select", folder=wandb, key=key):
                 _track(config, SelectedMixture(folder), wandb)
+            export_mixture(folder, SelectedMixture(folder).manifest, config.export)
             return SelectedMixture(folder)
         selection = _select(config, pool, num_tasks, budget, inputs, clock)
         mark_unlogged(config.tracker, job_type="select", folder=wandb, key=key)
         _write(config, pool, selection, key, inputs, folder, clock)
+        export_mixture(folder, SelectedMixture(folder).manifest, config.export)
         _track(config, SelectedMixture(folder), wandb)
-    return SelectedMixture(folder, render_summary(selection.tasks))
+    return SelectedMixture(folder, render_summary(selection.tasks, describe_turns(selection.rows)))
 
 
 def plan(config: SelectConfig) -> str:
@@ -225,6 +229,6 @@ def _track(config: SelectConfig, mixture: SelectedMixture, folder: Path) -> None
         run.only_warns(),
     ):
         run.summary(mixture.manifest["counts"])
-        run.table("tasks", COLUMNS, [list(task.values()) for task in mixture.tasks])
+        run.table("tasks", tuple(mixture.tasks[0]), [list(task.values()) for task in mixture.tasks])
         run.figures(mixture.path / "figures")
         run.artifact(mixture.path, "mixture", {"key": key})

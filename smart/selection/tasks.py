@@ -47,4 +47,6 @@ def budget_tasks(
         f = fn.make(task_means) if fn.needs_vectors else fn.make(n=len(groups.tasks), seed=config.seed)
         chosen = maximize(f, budget=num_tasks, threads=config.cores())
     gains = chosen.gains if fn.needs_vectors else None
-    return distribute(groups.tasks, groups.sizes, chosen.order, gains, config.weighting, budget)
+    return distribute(
+        groups.tasks, groups.sizes, chosen.order, gains, config.weighting, budget, groups.templates
+    )

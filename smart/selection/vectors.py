@@ -12,7 +12,6 @@ from smart.model.fingerprint import text_key
 from smart.runtime.names import joined
 from smart.selection.config import SelectConfig
 from smart.selection.pool import Pool
-from smart.templates import TEMPLATES
 
 FEW_DISTINCT = 0.5
 """Below this share of distinct vectors, ties decide most of the order inside a group."""
@@ -30,7 +29,7 @@ def make_vectors(config: SelectConfig, pool: Pool) -> tuple[Vectors, TaskStatist
     if not config.needs_vectors:
         return None
     vectors = embed(pool.prompts, config.encoder, config.cache / "embeddings")
-    return vectors, task_statistics(vectors, pool.groups.offsets)
+    return vectors, task_statistics(vectors, pool.groups.offsets, len(pool.groups.templates))
 
 
 def input_keys(config: SelectConfig, pool: Pool) -> list[str]:
@@ -58,10 +57,7 @@ def distinct_in_groups(pool: Pool, distinct: np.ndarray) -> dict[str, list[int]]
     """For each group with rows, "submixture/task/template": distinct vectors, and rows."""
     sizes = np.diff(pool.groups.offsets)
     return {
-        joined(*pool.groups.tasks[group // 4], TEMPLATES[group % 4]): [
-            int(distinct[group]),
-            int(sizes[group]),
-        ]
+        joined(*pool.groups.name(group)): [int(distinct[group]), int(sizes[group])]
         for group in np.flatnonzero(sizes).tolist()
     }
 
@@ -74,9 +70,10 @@ def few_distinct(pool: Pool, distinct: np.ndarray) -> list[str]:
     if not len(few):
         return []
     worst = few[np.argsort(share[few], kind="stable")[:3]]
+    told = {group: pool.groups.name(group) for group in worst.tolist()}
     names = ", ".join(
-        f"{'/'.join(pool.groups.tasks[g // 4])} {TEMPLATES[g % 4]} ({distinct[g]} of {sizes[g]})"
-        for g in worst
+        f"{submixture}/{task} {template} ({distinct[group]} of {sizes[group]})"
+        for group, (submixture, task, template) in told.items()
     )
     return [
         f"In {len(few)} of {counted((sizes > 0).sum(), 'group')} fewer than half of the prompts have a vector of their"

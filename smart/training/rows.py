@@ -15,12 +15,12 @@ import pyarrow as pa
 from smart.config import UserError, counted
 from smart.reading import (
     CONVERSATION,
+    SPLITS,
     SUFFIXES,
     NoShapeError,
     Shaped,
     apart,
     as_text,
-    class_names,
     fault_where,
     plain_conversations,
     read_shaped,
@@ -28,8 +28,8 @@ from smart.reading import (
     shape_table,
     suffix_of,
 )
+from smart.reading.hub import columns_of, load_splits
 from smart.runtime.files import hash_bytes
-from smart.runtime.hub import refused
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,6 @@ TURNS = (CONVERSATION, *LABELS)
 """Columns of rows with turns. A data set with any of them has no others."""
 AUTHORS = "kowndinya23/"
 """Owner of the published mixtures, flan2022-4096-TASKS-tasks-FN-ROWS-instances-FN."""
-SPLITS = {
-    "train": {"train", "training"},
-    "validation": {"validation", "valid", "val", "dev", "eval", "evaluation", "heldout"},
-    "test": {"test", "testing"},
-}
-"""Words in the names of a folder's files that say what they are for. Rows for tests are left out."""
 _NO_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json", "config.json", "manifest.json"}
 _NAMES = {"inputs": "prompt", "targets": "response"}
 _TURNS_AS_OF = "turns 1"
@@ -211,27 +205,13 @@ def _split_of(file: Path) -> str:
 
 def read_hub(source: str, bad_rows: BadRows) -> tuple[dict[str, pa.Table], str]:
     """Tables of the splits of a data set of the hub, and its key."""
-    from datasets import load_dataset
-
     name, _, revision = source.partition("@")
     if name.startswith("flan2022-4096-"):
         name = AUTHORS + name
-    try:
-        splits = load_dataset(name, revision=revision or None)
-    except (OSError, ValueError) as error:
-        raise refused(
-            f"mixture={source}: no such folder or file, and the hub gave no data set of that name"
-            f" ({str(error).splitlines()[0]})",
-            error,
-        ) from error
+    splits = load_splits(f"mixture={source}", name, revision=revision or None)
     checker, tables = RowChecker(source, bad_rows), {}
     for split in sorted({"train", "validation"} & set(splits)):
-        table = splits[split].with_format("arrow")[:]
-        columns = {name: table[name] for name in table.column_names}
-        for name, feature in splits[split].features.items():
-            if names := getattr(feature, "names", None):
-                columns[name] = class_names(columns[name], names)
-        tables[split] = checker.check_table(f"split {split}", pa.table(columns))
+        tables[split] = checker.check_table(f"split {split}", pa.table(columns_of(splits[split])))
     tables = dict(zip(tables, one_shape(list(tables.values())), strict=True))
     checker.raise_if_any()
     if "train" not in tables:

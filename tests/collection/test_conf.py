@@ -9,7 +9,7 @@ import pytest
 CONF = Path(__file__).resolve().parents[2] / "conf" / "collection"
 
 
-@pytest.mark.parametrize("name", ["files", "flan2022", "natural_instructions", "reasoning_gym"])
+@pytest.mark.parametrize("name", ["files", "flan2022", "hub", "natural_instructions", "reasoning_gym"])
 def test_the_yaml_says_the_defaults_of_the_code(name: str) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
@@ -26,8 +26,6 @@ def test_the_yaml_says_the_defaults_of_the_code(name: str) -> None:
 
 def test_every_yaml_is_tested() -> None:
     assert {path.stem for path in CONF.glob("*.yaml")} == {
-        "files",
-        "flan2022",
-        "natural_instructions",
-        "reasoning_gym",
+        *("files", "flan2022", "hub", "natural_instructions", "reasoning_gym"),
+        *("dolci", "openhermes", "smoltalk2", "tulu3"),  # in test_hub
     }

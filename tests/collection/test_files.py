@@ -120,9 +120,15 @@ def test_columns_are_mapped(tmp_path: Path) -> None:
         (
             {"prompt": "q", "answer": "a"},
             {},
-            "no column targets or response, nor messages; it has: prompt, answer",
+            "no column targets or response, nor messages, conversations, or instruction and output; it has: prompt,"
+            " answer",
         ),
-        ({"answer": "a"}, {}, "no column inputs or prompt, nor messages; it has: answer"),
+        (
+            {"answer": "a"},
+            {},
+            "no column inputs or prompt and targets or response, nor messages, conversations, or instruction and"
+            " output; it has: answer",
+        ),
         ({"prompt": "q", "response": "a"}, {"inputs": "text"}, "no column text (collection.columns.inputs)"),
     ],
 )
@@ -131,34 +137,6 @@ def test_missing_columns(tmp_path: Path, suffix: str, record: dict, columns: dic
     path = write(tmp_path / f"f.{suffix}", [record])
     with pytest.raises(UserError, match=re.escape(f"{path}: {message}")):
         load(Files(path=str(path), columns=columns, bad_rows="drop"))
-
-
-@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
-def test_messages(tmp_path: Path, suffix: str) -> None:
-    def turns(*pairs: tuple[str, str | None]) -> dict[str, Any]:
-        return {"messages": [{"role": role, "content": text} for role, text in pairs], "task_name": "chat"}
-
-    records = [
-        turns(("user", "u0"), ("assistant", "a0")),
-        turns(("system", "s1"), ("user", "u1"), ("assistant", "a1")),
-        turns(("user", "u2"), ("assistant", "a2"), ("user", "more"), ("assistant", "a2")),
-        turns(("system", ""), ("user", "u3"), ("assistant", "a3")),
-        turns(("system", "s4"), ("user", "u4"), ("user", "again"), ("assistant", "a4")),
-    ]
-    bad = [turns(("user", "u5")), turns(), {"messages": None}, turns(("tool", "u8"), ("assistant", "a8"))]
-    bad += [turns(("assistant", "a9"), ("user", "u9")), turns(("user", "u10"), ("assistant", None))]
-    write = write_parquet if suffix == "parquet" else write_jsonl
-    good = load(Files(path=str(write(tmp_path / f"good.{suffix}", records))))
-    assert good.train["inputs"].to_pylist() == ["u0", "s1\n\nu1", "u3"]
-    assert good.train["targets"].to_pylist() == ["a0", "a1", "a3"]
-    assert good.train["row"].to_pylist() == [0, 1, 3]
-    assert good.source["splits"]["train"]["dropped"] == {"messages: more than one turn": 2}
-
-    path = write(tmp_path / f"bad.{suffix}", [*records, *bad])
-    with pytest.raises(UserError, match="no user message followed by an assistant's in 5 rows: 5 "):
-        load(Files(path=str(path)))
-    dropped = load(Files(path=str(path), bad_rows="drop")).source["splits"]["train"]["dropped"]
-    assert sum(dropped.values()) == 2 + len(bad)
 
 
 def test_bad_jsonl_lines_are_named(tmp_path: Path) -> None:
@@ -186,7 +164,7 @@ def test_wrong_options_come_together(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("")
     options = Files(
         path=[f"{tmp_path}/none*.csv", str(tmp_path), f"{tmp_path}/x.txt"],
-        columns={"input": "q"},
+        columns={"imputs": "q"},
         validation=0.02,  # type: ignore[arg-type]
         bad_rows="maybe",
     )
@@ -291,42 +269,12 @@ def load_as_they_are(folder: Path, names: tuple[str, ...]) -> None:
     assert collection.train["inputs"].to_pylist() == texts
 
 
-def test_messages_of_the_wrong_type(tmp_path: Path) -> None:
-    turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
-    pictures = [{"role": "user", "content": [{"type": "image"}]}, turns[1]]
-    path = write_jsonl(
-        tmp_path / "f.jsonl", [{"messages": messages} for messages in (turns, pictures, "u", turns)]
-    )
-    with pytest.raises(
-        UserError, match=r"messages: of the wrong type in 1 row: 1 .*\n.*text instead of a list in 1 row: 2"
-    ):
-        load(Files(path=str(path)))
-    assert load(Files(path=str(path), bad_rows="drop")).train["row"].to_pylist() == [0, 3]
-
-
-@pytest.mark.parametrize("write", [write_parquet, write_jsonl])
-def test_a_prompt_without_response_beside_messages(tmp_path: Path, write: Any) -> None:
-    messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
-    table = load(
-        Files(path=str(write(tmp_path / f"f.{write.__name__[6:]}", [{"prompt": "p", "messages": messages}])))
-    )
-    assert table.train.select(["inputs", "targets"]).to_pylist() == [{"inputs": "u", "targets": "a"}]
-
-
 @pytest.mark.parametrize("write", [write_parquet, write_jsonl])
 def test_columns_that_are_not_needed_may_hold_anything(tmp_path: Path, write: Any) -> None:
     records = [{**row, "messages": {"a": 1}, "response": 5, "row": "x"} for row in rows(5)]
     assert content(load(Files(path=str(write(tmp_path / f"f.{write.__name__[6:]}", records)))).train) == rows(
         5
     )
-
-
-def test_a_column_of_messages_of_another_shape(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "f.parquet", [{"messages": [{"from": "human", "value": "u"}]}])
-    with pytest.raises(
-        UserError, match=r"messages: list<.*> instead of a list of \{role, content\} in 1 row: 0"
-    ):
-        load(Files(path=str(path)))
 
 
 def test_a_validation_that_is_neither_a_count_nor_a_file(tmp_path: Path) -> None:
@@ -390,12 +338,6 @@ def test_every_kind_of_drop_is_one_line(tmp_path: Path, caplog: pytest.LogCaptur
         "Left out 1 of 13 train rows: targets: null.",
         "Left out 2 of 11 train rows: copies of an earlier row.",
     ]
-
-
-def test_conversations_left_out_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    one = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
-    load(Files(path=str(write_jsonl(tmp_path / "a.jsonl", [{"messages": one}, {"messages": one * 2}]))))
-    assert caplog.messages == ["Left out 1 of 2 train rows: messages: more than one turn."]
 
 
 def test_a_file_is_read_once_however_it_is_reached(tmp_path: Path) -> None:

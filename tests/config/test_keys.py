@@ -203,7 +203,7 @@ FREE_EVERYWHERE = {
     "tracker": "tracker.project=mine",
 }
 FREE: dict[str, dict[str, str]] = {
-    "select": {"memory_limit": "memory_limit=4GB"},
+    "select": {"memory_limit": "memory_limit=4GB", "export": "export=[swift]"},
     "train": {
         "save_steps": "save_steps=1",
         "eval_steps": "eval_steps=1",

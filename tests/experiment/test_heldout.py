@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from smart.benchmarks.heldout import read_heldout
+from smart.conversation import from_json
 from smart.experiment.heldout import heldout_file, heldout_rows, write_heldout
 
 OPTIONS = {"_target_": "smart.collection.ReasoningGym", "tasks": ["gcd", "leg_counting"], "max_rows": 40}
@@ -38,3 +41,13 @@ def test_another_file_or_code_of_the_source_is_another_file(
         found.append(heldout_file(options, tmp_path / "outputs"))
     assert len(set(found)) == 3
     assert heldout_file(options, tmp_path / "outputs") == found[-1]
+
+
+def test_rows_with_turns_are_those_of_the_suite(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"messages": turns * n}) + "\n" for n in (1, 2)))
+    options = {"_target_": "smart.collection.Files", "path": str(tmp_path / "a.jsonl")}
+    write_heldout(options, tmp_path)
+    read = read_heldout(heldout_file(options, tmp_path), "suite.collection")
+    assert [from_json(text)["messages"] for text in read["conversation"].to_pylist()] == [turns, turns * 2]
+    assert read["task_name"].to_pylist() == ["a", "a"]

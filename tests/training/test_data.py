@@ -89,7 +89,7 @@ def test_a_cloned_data_set_of_the_hub_will_do(tmp_path):
 def test_published_mixtures_are_found_by_name(monkeypatch):
     asked = []
 
-    def load(name, revision=None):
+    def load(name, config=None, revision=None):
         asked.append(name)
         raise OSError("offline")
 

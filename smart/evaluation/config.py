@@ -9,7 +9,7 @@ from typing import Literal
 from smart.benchmarks.suites import Suite
 from smart.config import option
 from smart.config.types import Folder, Positive, Seed
-from smart.model import ModelOptions
+from smart.model import ChatOptions, ModelOptions
 from smart.runtime.common_config import CommonConfig
 
 
@@ -38,6 +38,8 @@ class EvaluateConfig(CommonConfig):
     )
     """plain: prompts as they are; chat: as a user's turns, through the tokenizer's template; auto: as the adapter was
     trained, and plain for any other model."""
+    chat: ChatOptions = option(default_factory=ChatOptions, role="input", through="model", added=True)
+    """What the template is told, with format=chat; null: as the adapter was trained."""
     limit: Positive | None = option(None, hint="leave it null for all")
     """The first so many items of each task; None: as the suite says."""
     benchmark_data: Folder | None = option(None, role="input", through="benchmarks")

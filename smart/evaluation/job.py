@@ -83,7 +83,8 @@ def prepare(config: EvaluateConfig) -> EvaluationJob:
     files = sorted(config.benchmark_data.glob("*.parquet")) if config.benchmark_data else []
     files += [Path(config.suite.collection)] if config.suite.collection else []
     data = {file: state_of(file) for file in files if file.is_file()}
-    return EvaluationJob(config, find_model(config.model, config.adapter, precision, config.format), data)
+    model = find_model(config.model, config.adapter, precision, config.format, config.chat)
+    return EvaluationJob(config, model, data)
 
 
 def load_tasks(job: EvaluationJob) -> tuple[LoadedSuite, PreTrainedTokenizerBase]:

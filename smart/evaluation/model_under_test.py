@@ -12,10 +12,10 @@ from smart.config import Problems, UserError, read_options
 from smart.model.adapters import load_adapters, read_adapter_config
 from smart.model.base import Base, Texts, check_special_tokens, find_base, load_tokenizer, weights_source
 from smart.model.chat import ChatFormat
-from smart.model.chat_format import MANIFEST_FIELD
+from smart.model.chat_format import DATE, MANIFEST_FIELD
 from smart.model.fingerprint import adapter_key, states
 from smart.model.load import load_model
-from smart.model.options import ModelOptions, known_packages
+from smart.model.options import ChatOptions, ModelOptions, known_packages
 from smart.model.pretrained import read_tokenizer
 from smart.runtime.content import FileState, check_unchanged
 from smart.runtime.files import hash_bytes
@@ -109,16 +109,23 @@ class ModelUnderTest:
 
 
 def find_model(
-    model: ModelOptions | None, adapter: Path | None, precision: Precision, form: Form = "auto"
+    model: ModelOptions | None,
+    adapter: Path | None,
+    precision: Precision,
+    form: Form = "auto",
+    told: ChatOptions | None = None,
 ) -> ModelUnderTest:
     """Find what `model` and `adapter` mean; with an adapter, `model` may be None.
+
+    Args:
+        told: what the template is told; as in training, where it says nothing.
 
     Raises:
         UserError: where neither is given, one cannot be found, the two do not belong together, or the model has no
         template for the form that is asked for.
     """
     found = _find(model, adapter, precision)
-    return replace(found, chat=_find_format(found, form))
+    return replace(found, chat=_find_format(found, form, told or ChatOptions()))
 
 
 def _find(model: ModelOptions | None, adapter: Path | None, precision: Precision) -> ModelUnderTest:
@@ -186,10 +193,12 @@ def _whole_model(
     return ModelUnderTest(name, find_base(ModelOptions(str(folder))), None, None, manifest, precision)
 
 
-def _find_format(found: ModelUnderTest, form: Form) -> ChatFormat | None:
+def _find_format(found: ModelUnderTest, form: Form, told: ChatOptions) -> ChatFormat | None:
     """The format in which the model is asked; None: plain text."""
     said = found.manifest.get(MANIFEST_FIELD, {"kind": "plain"})
     trained = said["kind"]
+    if told != ChatOptions() and form != "chat":
+        raise UserError("chat.system, chat.thinking: are for format=chat", "add it")
     if form not in ("auto", trained) and found.manifest:
         log.warning(
             "format=%s: the model was trained with format=%s, and is asked in a form that it has not learnt.",
@@ -199,14 +208,14 @@ def _find_format(found: ModelUnderTest, form: Form) -> ChatFormat | None:
     if form == "plain" or (form, trained) == ("auto", "plain"):
         return None
     tokenizer = found.tokenizer(list)
-    if trained == "plain":
-        return ChatFormat.of(tokenizer)
     if form == "auto":
         try:
             return ChatFormat.of_manifest(said, tokenizer)
         except UserError as error:
             raise UserError(str(error), "with format=chat its own template is taken as it is") from error
-    return ChatFormat.of(tokenizer, system=said["system"], thinking=said["thinking"], date=said["date"])
+    own = {name: said.get(name) for name in ("system", "thinking")}
+    own |= {name: value for name, value in vars(told).items() if value is not None}
+    return ChatFormat.of(tokenizer, **own, date=said.get("date", DATE))
 
 
 def _stem(name: str) -> str:

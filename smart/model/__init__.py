@@ -1,11 +1,12 @@
 """Base models: found, loaded, quantised, adapted, merged; and the one place where text becomes tokens."""
 
 from smart.model.base import Base, find_base, load_tokenizer, weights_source
-from smart.model.options import ModelOptions, TuningOptions
+from smart.model.options import ChatOptions, ModelOptions, TuningOptions
 from smart.model.tokens import Tokens, encode, fits
 
 __all__ = [
     "Base",
+    "ChatOptions",
     "ModelOptions",
     "Tokens",
     "TuningOptions",

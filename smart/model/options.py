@@ -104,3 +104,14 @@ class TuningOptions:
             value = getattr(self, key)
             if value not in known:
                 problems.add(f"tuning.{key}", value, f"no such {key}. {nearest(value, known)}")
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """What a chat template is told for every conversation."""
+
+    system: str | None = None
+    """System text for conversations that have none; None: the template's own default, where it has one."""
+    thinking: bool | None = None
+    """Whether the model thinks before it answers (enable_thinking), for conversations that don't say it themselves;
+    False leaves out reasoning_content. None: the template decides."""

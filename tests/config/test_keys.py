@@ -179,6 +179,7 @@ DECIDE: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "batch_size": ((), ("batch_size=4",)),
         "max_length": ((), ("max_length=512",)),
         "format": (CHATTY, (*CHATTY, "format=chat")),
+        "chat": ((*CHATTY, "format=chat"), (*CHATTY, "format=chat", "chat.system=x")),
         "limit": ((), ("limit=3",)),
         "benchmark_data": ((), ("benchmark_data=benchmarks2",)),
     },

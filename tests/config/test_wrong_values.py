@@ -43,7 +43,7 @@ FOLDERS = {"mixture", "output", "output_root", "heldout_data", "benchmark_data",
 TEXTS = {
     *("entity", "group", "project", "tokenizer", "revision", "prefix", "name", "title", "run", "separator"),
     *("eos_token", "attention", "gguf_package", "submixture", "mixture", "split", "cot", "dialog", "niv2"),
-    *("flan2021", "t0"),
+    *("flan2021", "t0", "system"),
 }
 """Keys of any text; whether there is such a thing is told when it is looked for."""
 NUMBERS = {
@@ -75,7 +75,7 @@ def is_right(key: tuple[str, ...], value: Any, default: Any) -> bool:
         or (last in FOLDERS and (value == "abc" or value == -1))
         or (last in TEXTS and value == "abc")
         or (last in NUMBERS and value == 1.5)
-        or (key == ("four_bit",) and value is True)
+        or (last in ("four_bit", "thinking") and value is True)
         or (key == ("seeds",) and value == [1])
     )
 

@@ -18,6 +18,7 @@ from smart.benchmarks.suites import Suite
 from smart.config import ConfigError, UserError, compose
 from smart.evaluation import EvaluateConfig, scoring
 from smart.evaluation.dry_run import describe_plan
+from smart.model import ChatOptions
 from smart.model.chat import ChatFormat
 from smart.model.chat_format import MANIFEST_FIELD
 from smart.runtime.manifest import write_manifest
@@ -118,6 +119,18 @@ def test_the_adapter_says_which_format(chatty, tuned, benchmarks, cache, tmp_pat
     assert job(None, "plain").key == job(None).key
     assert len({job(None).key, job(None, "chat").key, job(tuned).key, job(tuned, "plain").key}) == 4
     assert "format" not in job(None).model.identity
+
+
+def test_what_the_template_is_told_may_be_said_anew(chatty, tuned, benchmarks, cache):
+    def job(folder: Path | None, **more: Any) -> Any:
+        return make_job(None if folder else chatty, benchmarks, cache, adapter=folder, **more)
+
+    other = job(tuned, format="chat", chat=ChatOptions(system="Be at it."))
+    assert other.model.chat.system == "Be at it."
+    assert other.key != job(tuned).key
+    assert job(None, format="chat", chat=ChatOptions(system="Say yes.")).model.chat == job(tuned).model.chat
+    with pytest.raises(UserError, match="are for format=chat"):
+        job(tuned, chat=ChatOptions(system="Be at it."))
 
 
 def test_a_template_that_is_not_the_one_of_training_is_refused(chatty, tuned, benchmarks, cache):

@@ -13,6 +13,7 @@ from smart.config import UserError
 from smart.conversation import from_json
 from smart.reading import (
     CONVERSATION,
+    TASKS,
     TEXT,
     TEXTS,
     Fault,
@@ -32,7 +33,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("references", "options"), TEXTS),
 }
 _TEXTS = ("inputs", "targets")
-_TASKS = ("task_name", "source", "dataset", "source_dataset", "category", "task", "domain")
+_TASKS = ("task_name", *TASKS)
 """Columns that may name a row's task; the first that is there does."""
 
 

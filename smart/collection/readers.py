@@ -14,6 +14,7 @@ from smart.config import UserError
 from smart.reading import (
     CONVERSATION,
     SHAPED,
+    TASKS,
     Fault,
     NoShapeError,
     Shaped,
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 
 KNOWN = (*LABELS, *SHAPED)
 """Columns that mean something here."""
-TASKS = ("source", "dataset", "source_dataset", "category", "task", "domain")
-"""Columns of text from which tasks are taken where there is no task_name; the first that is there."""
 _MOST_TASKS = 1_000
 
 

@@ -12,6 +12,7 @@ from smart.reading.reader import Batch, Rows, read, scan
 from smart.reading.shapes import (
     CONVERSATION,
     SHAPED,
+    TASKS,
     NoShapeError,
     Shaped,
     ShapedRows,
@@ -39,6 +40,7 @@ __all__ = [
     "SHAPED",
     "SPLITS",
     "SUFFIXES",
+    "TASKS",
     "TEXT",
     "TEXTS",
     "Batch",

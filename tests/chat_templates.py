@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from smart.model.tiny import train_tokenizer
+from smart.model.tiny import tiny_config, train_tokenizer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedTokenizerBase
 
 _CHATML = (
@@ -363,3 +365,18 @@ def chat_tokenizer(name: str) -> PreTrainedTokenizerBase:
     tokenizer.chat_template = said.template
     tokenizer.name_or_path = name
     return tokenizer
+
+
+def write_chat_model(folder: Path, name: str) -> Path:
+    """A tiny model with random weights and the tokenizer and template of a published one, as a folder."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer, config = chat_tokenizer(name), tiny_config("llama")
+    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from safetensors import safe_open
 
 from smart.config import UserError, counted, nearest
 from smart.model.base import Base
+from smart.model.chat import stop_at
 from smart.model.load import load_model
 from smart.model.options import TuningOptions
 from smart.model.pretrained import check_weights, read_json, read_tokenizer
@@ -128,7 +130,9 @@ def load_adapters(model: PreTrainedModel, folder: Path) -> PeftModel:
     return adapted
 
 
-def merge_adapters(base: Base, source: str, adapter: Path, output: Path, dtype: str) -> float:
+def merge_adapters(
+    base: Base, source: str, adapter: Path, output: Path, dtype: str, *, stop_ids: Sequence[int] = ()
+) -> float:
     """Write the base model with the adapters merged into it, from its weights at full precision, never from 4 bits.
 
     Args:
@@ -136,6 +140,7 @@ def merge_adapters(base: Base, source: str, adapter: Path, output: Path, dtype: 
         adapter: folder of the adapters and the tokenizer.
         output: folder that gets the merged model and the tokenizer.
         dtype: of the merged weights.
+        stop_ids: at which generation stops, beside the tokenizer's end of sequence.
 
     Returns:
         The largest difference between the logits of merged and unmerged model, relative to the largest logit.
@@ -149,6 +154,7 @@ def merge_adapters(base: Base, source: str, adapter: Path, output: Path, dtype: 
     tokenizer = read_tokenizer(str(adapter), adapter)
     plain = load_model(base, source, dtype=dtype)
     align_special_tokens(plain, tokenizer)
+    stop_at(plain.generation_config, stop_ids)
     model: Any = load_adapters(plain, adapter).eval()
     probe = torch.randint(
         0, base.config.get_text_config().vocab_size, (2, 16), generator=torch.Generator().manual_seed(0)

@@ -23,7 +23,14 @@ import numpy as np
 
 from smart.config import UserError, counted
 from smart.conversation import Conversation, Message
-from smart.model.chat_format import ChatFormat, ChatTemplateError, added_tokens_pattern
+from smart.model.chat_format import (
+    MANIFEST_FIELD,
+    ChatFormat,
+    ChatTemplateError,
+    added_tokens_pattern,
+    stop_at,
+    stops_of,
+)
 from smart.model.tokens import Overlength, continuation_ids, control_tokens, ids_of
 from smart.model.turns import Turn, TurnRenderer, chains, texts_of
 
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
+    "MANIFEST_FIELD",
     "ChatFormat",
     "ChatRow",
     "ChatTemplateError",
@@ -38,6 +46,8 @@ __all__ = [
     "context_ids",
     "encode_conversations",
     "fits",
+    "stop_at",
+    "stops_of",
 ]
 
 

@@ -15,7 +15,7 @@ from smart.model.tokens import continuation_ids, ids_of
 from smart.runtime.files import hash_bytes
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 MANIFEST_FIELD = "text_format"
 """Of a training's manifest: `ChatFormat.to_manifest()`, or {"kind": "plain"}; its "format" is that of manifests."""
@@ -260,6 +260,18 @@ def _end_of_turn(form: ChatFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[
             " of turn, such as {{ eos_token }}"
         )
     return end, suffix[suffix.index(end) + len(end) :]
+
+
+def stop_at(generation: GenerationConfig | None, ids: Sequence[int]) -> None:
+    """Put ids before those at which generation stops already."""
+    if generation is not None and ids:
+        generation.eos_token_id = list(dict.fromkeys((*ids, *stops_of(generation))))
+
+
+def stops_of(generation: GenerationConfig) -> list[int]:
+    """Ids at which generation stops."""
+    found = generation.eos_token_id
+    return list(found) if isinstance(found, list) else [] if found is None else [int(found)]
 
 
 def added_tokens_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from smart.config import counted
+from smart.model.chat import MANIFEST_FIELD
 from smart.runtime.escapes import markdown, markdown_code
 
 _CLASSES = {
@@ -27,8 +28,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         f" {counted(counts['rows'], 'row')}: {counted(counts['tokens'], 'token')}, {counts['supervised_tokens']:,} of"
         " them supervised. The loss was on responses alone.",
         _held_out(manifest["evaluations"]),
-        f"Prompt and response are tokenised apart and joined by {markdown_code(repr(config['separator']))}; an"
-        " end of sequence follows. No chat template.",
+        _format(manifest),
         f"```python\nfrom {library} import {name}\n\nmodel = {name}.from_pretrained(FOLDER)\n```",
         "`manifest.json` has the configuration, the keys of mixture and base, and all counts; `history.jsonl`"
         " has the loss of every step.",
@@ -46,6 +46,25 @@ def _header(base: str, library: str) -> str:
     # Lists on one line, and no line broken: the hub's own reader is not the only one.
     text = yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, allow_unicode=True, width=10**6)
     return f"---\n{text}---"
+
+
+def _format(manifest: dict[str, Any]) -> str:
+    form = manifest[MANIFEST_FIELD]
+    if form["kind"] == "plain":
+        separator = markdown_code(repr(manifest["config"]["separator"]))
+        return (
+            f"Prompt and response are tokenised apart and joined by {separator}; an end of sequence follows. No chat"
+            " template."
+        )
+    told = {"system text": form["system"], "enable_thinking": form["thinking"], "today": form["date"]}
+    said = ", ".join(
+        f"{name} {markdown_code(repr(value))}" for name, value in told.items() if value is not None
+    )
+    return (
+        f"Conversations are in the form of the tokenizer's chat template, which was told: {said}. Supervised:"
+        f" {counted(manifest['counts']['turns'], 'turn')} of the assistant, each to its end,"
+        f" {markdown_code(form['end_of_turn'])}, at which generation stops."
+    )
 
 
 def _held_out(evaluations: list[dict[str, float]]) -> str:

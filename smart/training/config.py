@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 
 from smart.config import Problems, counted, option
 from smart.config.types import Positive, PositiveNumber
-from smart.model import ModelOptions, TuningOptions
+from smart.model import ChatOptions, ModelOptions, TuningOptions
 from smart.model.tokens import Overlength
 from smart.runtime.common_config import CommonConfig
 
@@ -50,8 +50,14 @@ class TrainConfig(CommonConfig):
     """Tokens of a row at most; None: what the model was trained on, but no more than 4,096."""
     separator: str | None = option(None, replaces="separator", stored_as={None: " "})
     """Between prompt and response; None: the mixture's own, which is a space unless select.py was told otherwise."""
+    format: Literal["auto", "plain", "chat"] = option("auto", added=True)
+    """plain: prompt and response, joined by the separator. chat: the model's own chat template, and rows of prompt and
+    response as a turn of the user and one of the assistant. auto: chat for rows with turns, plain for others."""
+    chat: ChatOptions = option(default_factory=ChatOptions, added=True)
+    """What the template is told, with format=chat."""
     overlength: Overlength = "truncate_prompt"
-    """What to do with longer rows: truncate_prompt, drop or error."""
+    """What to do with longer rows. truncate_prompt: cut the prompt from the left, or leave out whole turns from the
+    beginning of a conversation; drop; error."""
     packing: bool = False
     """Examples of a micro-batch one after another in one sequence, without padding, each blind to the others."""
     save_steps: Positive = option(100, role="free")

@@ -10,8 +10,9 @@ from smart.config import counted
 from smart.model.adapters import target_layers
 from smart.runtime.hub import NotHere
 from smart.training.config import TrainConfig
-from smart.training.data import Mixture, count_losses
+from smart.training.data import Mixture
 from smart.training.job import TrainingJob
+from smart.training.tokens import TokenStore, count_losses
 
 _DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 _NF4_BYTES = 0.5 + (1 + 4 / 256) / 64
@@ -71,13 +72,10 @@ def describe_plan(job: TrainingJob) -> str:
     shards = job.world.size if job.world.sharded else 1
     peak = (size.weights + size.adapters + size.optimizer + size.gradients) / shards
     peak += activation_bytes(job, int(train.lengths.max()))
-    losses = count_losses(job.mixture.train, train).values()
     accumulated = job.config.batch_size // (job.config.micro_batch_size * job.world.size)
     lines = {
-        "rows": f"{len(train):,} of {len(job.mixture.train):,}; {sum(c['dropped'] for c in losses):,}"
-        " dropped,"
-        f" {sum(c['cut'] for c in losses):,} with a cut prompt; max_length {job.max_length}",
-        "tokens": f"{len(train.ids):,}, {train.supervised:,} of them supervised",
+        **_rows(job, train),
+        "tokens": f"{len(train.ids):,}, {train.supervised.sum():,} of them supervised",
         "validation": f"{counted(sum(map(len, validation.values())), 'row')} in"
         f" {counted(len(validation), 'submixture')}",
         "steps": f"{order.steps:,} of {counted(job.config.batch_size, 'example')} ="
@@ -90,6 +88,24 @@ def describe_plan(job: TrainingJob) -> str:
         "peak memory": f"about {_bytes(peak)} on each GPU (estimate)",
     }
     return _page(job.config, job.mixture, lines)
+
+
+def _rows(job: TrainingJob, train: TokenStore) -> dict[str, str]:
+    losses = count_losses(job.mixture.train, train).values()
+    dropped, cut = (sum(lost[what] for lost in losses) for what in ("dropped", "cut"))
+    count = len(job.mixture.train)
+    if job.form is None:
+        return {
+            "rows": f"{len(train):,} of {count:,}; {dropped:,} dropped, {cut:,} with a cut prompt; max_length"
+            f" {job.max_length}"
+        }
+    split = f", {train.split:,} of them a row for each answer" if train.split else ""
+    return {
+        "format": f"chat, template {job.form.template_hash[:8]}, end of turn {job.form.end_of_turn}",
+        "rows": f"{len(train):,}, of {counted(count - dropped, 'conversation')} out of {count:,}{split};"
+        f" {dropped:,} dropped, {cut:,} without their first turns; max_length {job.max_length}",
+        "turns": f"{train.turns.sum():,} supervised",
+    }
 
 
 def describe_mixture(config: TrainConfig, mixture: Mixture, missing: NotHere) -> str:

@@ -11,9 +11,12 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
+
 from smart.config import UserError, counted
 from smart.model.adapters import add_adapters, merge_adapters
 from smart.model.base import weights_source
+from smart.model.chat import MANIFEST_FIELD, ChatFormat, stop_at, stops_of
 from smart.model.load import load_model
 from smart.runtime.files import discard, make_folder, remove, sync, write_atomic
 from smart.runtime.logs import log_so_far
@@ -29,8 +32,8 @@ from smart.runtime.manifest import (
 from smart.runtime.memory import peak_memory
 from smart.training import checkpoints
 from smart.training.card import model_card
-from smart.training.data import TokenStore, count_losses, sample_text
 from smart.training.job import TrainingJob, cached_tokens
+from smart.training.tokens import TokenStore, count_losses, sample_text
 
 RUN_FILE = "run.json"
 """Beside the checkpoints: what the unfinished run is."""
@@ -107,7 +110,8 @@ def fit(
 
 def _tell(job: TrainingJob, store: TokenStore) -> None:
     for task, lost in count_losses(job.mixture.train, store).items():
-        dropped, cut = counted(lost["dropped"], "row"), counted(lost["cut"], "prompt")
+        dropped = counted(lost["dropped"], "row")
+        cut = counted(lost["cut"], "prompt" if job.form is None else "conversation")
         log.info("%s: %s dropped, %s cut to %s", task, dropped, cut, counted(job.max_length, "token"))
     if spelt := int(store.control.sum()):
         log.warning(
@@ -117,7 +121,20 @@ def _tell(job: TrainingJob, store: TokenStore) -> None:
             f"{spelt:,}",
             counted(len(store), "row"),
         )
+    if job.form is not None:
+        _tell_form(job.form, job, store)
     log.info("%s", sample_text(job.tokenizer, store))
+
+
+def _tell_form(form: ChatFormat, job: TrainingJob, store: TokenStore) -> None:
+    if store.split:
+        log.info(
+            "The template writes earlier turns otherwise than the last, so %s of %s are a row for each answer.",
+            f"{store.split:,}",
+            counted(len(np.unique(store.source)), "conversation"),
+        )
+    if marks := form.other_marks(job.tokenizer):
+        log.info("%s", marks)
 
 
 def _finish(output: Path, manifest: dict[str, Any], history: list[dict[str, float]]) -> dict[str, Any]:
@@ -273,6 +290,7 @@ def _save(job: TrainingJob, trainer: Any, output: Path) -> None:
     for ours, theirs in zip(_configs(model.config), _configs(job.base.config), strict=True):
         if hasattr(theirs, "use_cache"):
             ours.use_cache = theirs.use_cache  # the Trainer has turned it off
+    stop_at(model.generation_config, _stop_ids(job))
     trainer.save_model(str(output))
     if trainer.is_world_process_zero():
         if job.config.tuning.method != "full":
@@ -280,8 +298,16 @@ def _save(job: TrainingJob, trainer: Any, output: Path) -> None:
                 f"{name}_token_id": getattr(job.tokenizer, f"{name}_token_id")
                 for name in ("bos", "eos", "pad")
             }
-            GenerationConfig(**ends).save_pretrained(output)
+            generation = GenerationConfig(**ends)
+            if job.form is not None:  # the base may stop at more, such as at the end of a call
+                stop_at(generation, stops_of(model.generation_config))
+            generation.save_pretrained(output)
         (output / "training_args.bin").unlink()  # a pickle, of what the manifest says in text
+
+
+def _stop_ids(job: TrainingJob) -> list[int]:
+    """At which generation stops, beside what stops it already."""
+    return [] if job.form is None else job.form.stop_ids()
 
 
 def _configs(config: Any) -> tuple[Any, Any]:
@@ -304,7 +330,9 @@ def _merge(job: TrainingJob, source: str, output: Path) -> dict[str, Any]:
     """Merge into the folder `merged`, which has a manifest of its own, unless that is done."""
 
     def make(draft: Path) -> dict[str, Any]:
-        difference = merge_adapters(job.base, source, output, draft, job.config.tuning.dtype)
+        difference = merge_adapters(
+            job.base, source, output, draft, job.config.tuning.dtype, stop_ids=_stop_ids(job)
+        )
         return {**_origin(job), "logit_difference": difference, "dtype": job.config.tuning.dtype}
 
     cached_folder(output / "merged", "model", job.key, make)
@@ -324,6 +352,7 @@ def _origin(job: TrainingJob) -> dict[str, Any]:
             "choices": job.mixture.manifest.get("choices", {}),
         },
         "config": job.deciding,
+        MANIFEST_FIELD: {"kind": "plain"} if job.form is None else job.form.to_manifest(),
     }
 
 
@@ -338,7 +367,8 @@ def _manifest(
         if "eval_loss" in entry
     ]
     learnt = trainer.order.stream[: state.global_step * job.config.batch_size]
-    lengths, borders = store.lengths[learnt], store.borders[learnt]
+    conversations = {"conversations": len(np.unique(store.source)), "turns": int(store.turns[learnt].sum())}
+    turns = {} if job.form is None else conversations
     return {
         "kind": "adapter" if job.config.tuning.method != "full" else "model",
         "status": INTERRUPTED if interrupted else "finished",
@@ -346,10 +376,11 @@ def _manifest(
         **_origin(job),
         "counts": {
             "rows": len(store),
+            **turns,
             "examples": len(learnt),
             "steps": state.global_step,
-            "tokens": int(lengths.sum()),
-            "supervised_tokens": int(lengths.sum() - borders.sum()),
+            "tokens": int(store.lengths[learnt].sum()),
+            "supervised_tokens": int(store.supervised[learnt].sum()),
             "rows_with_control_tokens": int(store.control.sum()),
             "trainable": sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
         },

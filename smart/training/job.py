@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +13,18 @@ import numpy as np
 import pyarrow.compute as pc
 
 from smart.config import Problems, UserError, check_options, counted, deciding
+from smart.conversation import from_json
+from smart.model import ChatOptions
 from smart.model.adapters import target_layers
 from smart.model.base import Base, find_base, load_tokenizer, quieten
+from smart.model.chat import ChatFormat
+from smart.reading import CONVERSATION, Fault, refusal
 from smart.runtime.manifest import cached_folder, make_key
 from smart.templates import SEPARATOR
 from smart.training.config import TrainConfig
-from smart.training.data import Mixture, TokenStore, read_mixture, tokenize
+from smart.training.data import Mixture, read_mixture
 from smart.training.order import Order, make_stream
+from smart.training.tokens import LAYOUT, TokenStore, tokenize
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +34,8 @@ VERSION = 2
 """Raised whenever the same configuration and inputs give other weights."""
 
 LONGEST_DEFAULT = 4096
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,8 @@ class TrainingJob:
     mixture: Mixture
     tokenizer: PreTrainedTokenizerBase
     max_length: int
+    form: ChatFormat | None = None
+    """How conversations become text; None: rows are prompt and response, joined by the separator."""
 
     @property
     def separator(self) -> str:
@@ -61,8 +72,10 @@ class TrainingJob:
     def deciding(self) -> dict[str, Any]:
         """The configuration as far as it decides the weights."""
         text = {"text_files": self.base.text_key} if self.base.text_key else {}
-        options = deciding(self.config)
-        return {**options, "max_length": self.max_length, "separator": self.separator, **text}
+        asked = deciding(self.config)
+        options = {name: asked[name] for name in asked if name not in ("format", "chat", "separator")}
+        joins = {"separator": self.separator} if self.form is None else {"format": self.form.to_manifest()}
+        return {**options, "max_length": self.max_length, **joins, **text}
 
     @property
     def inputs(self) -> list[str]:
@@ -94,13 +107,15 @@ class TrainingJob:
         return {name: store for name, store in stores.items() if len(store)}
 
     def _tokenize(self, table: pa.Table) -> TokenStore:
-        store = tokenize(
+        store, refused = tokenize(
             table,
             self.tokenizer,
             self.max_length,
+            form=self.form,
             separator=self.separator,
             overlength=self.config.overlength,
         )
+        self._check_refused(refused, len(table))
         largest = int(store.ids.max(initial=0))
         if largest >= self.base.vocabulary:
             raise UserError(
@@ -109,6 +124,20 @@ class TrainingJob:
                 f" {counted(self.base.vocabulary, 'row')}; the two do not belong together"
             )
         return store
+
+    def _check_refused(self, refused: Sequence[Fault], count: int) -> None:
+        """Conversations that the template cannot carry stop the run, or are left out and said."""
+        if refused and self.config.bad_rows == "error":
+            hint = "Fix them, take another model or format, or leave them out with bad_rows=drop."
+            errors = [str(fault) for fault in refused]
+            raise UserError(
+                refusal(
+                    f"mixture={self.mixture.name}: the template of {self.base.options.name}", errors, hint
+                )
+            )
+        for fault in refused:
+            left_out, rows = f"{len(fault.rows):,}", counted(count, "row")
+            log.warning("Left out %s of %s of %s: %s.", left_out, rows, self.mixture.name, fault.what)
 
     def order(self, train: TokenStore) -> Order:
         """The examples of the run, in the order in which they are learnt."""
@@ -142,13 +171,40 @@ def prepare(config: TrainConfig, world: World) -> TrainingJob:
         target_layers(base)
     rows = read_mixture(config.mixture, config.bad_rows)
 
-    def texts() -> list[str]:
-        return [
-            text for name in ("prompt", "response") for text in rows.train[name].slice(0, 2000).to_pylist()
-        ]
-
+    is_chat = _is_chat(config, rows)
+    tokenizer = load_tokenizer(base, lambda: _texts(rows.train.slice(0, 2000)))
+    form = None
+    if is_chat:
+        form = ChatFormat.of(tokenizer, system=config.chat.system, thinking=config.chat.thinking)
     max_length = config.max_length or min(base.context or LONGEST_DEFAULT, LONGEST_DEFAULT)
-    return TrainingJob(config, world, base, rows, load_tokenizer(base, texts), max_length)
+    return TrainingJob(config, world, base, rows, tokenizer, max_length, form)
+
+
+def _is_chat(config: TrainConfig, rows: Mixture) -> bool:
+    """Whether rows go through the model's template; says what format=auto has taken."""
+    has_turns = CONVERSATION in rows.train.column_names
+    if config.format == "plain" and has_turns:
+        raise UserError(
+            f"format=plain: {rows.name} has rows with turns, which only a chat template puts together: use format=auto"
+        )
+    is_chat = config.format == "chat" or has_turns
+    if config.chat != ChatOptions() and not is_chat:
+        raise UserError("chat.system, chat.thinking: rows of prompt and response are plain: add format=chat")
+    if config.format == "auto":
+        log.info(
+            "format=auto: %s.",
+            "chat, since the rows have turns"
+            if is_chat
+            else "plain, since the rows have a prompt and a response",
+        )
+    return is_chat
+
+
+def _texts(table: pa.Table) -> list[str]:
+    if CONVERSATION not in table.column_names:
+        return [text for name in ("prompt", "response") for text in table[name].to_pylist()]
+    turns = (from_json(text)["messages"] for text in table[CONVERSATION].to_pylist())
+    return [message["content"] for messages in turns for message in messages]
 
 
 def _refuse_combinations(config: TrainConfig, world: World, problems: Problems) -> None:
@@ -217,5 +273,6 @@ def _refuse_for_model(base: Base, config: TrainConfig, problems: Problems) -> No
 
 def cached_tokens(job: TrainingJob, folder: Path) -> TokenStore:
     """The training rows' tokens, made once and shared by the processes of a machine and by later runs."""
-    cached_folder(folder, "tokens", job.key, lambda draft: job.train_tokens().save(draft))
+    key = make_key({"layout": LAYOUT}, [job.key], VERSION)
+    cached_folder(folder, "tokens", key, lambda draft: job.train_tokens().save(draft))
     return TokenStore.load(folder)

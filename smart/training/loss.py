@@ -24,38 +24,38 @@ _ROUNDING = {"float32": 1e-5, "bfloat16": 2e-2}
 
 @dataclass(frozen=True)
 class Collator:
-    """Rows of (ids, border) to the tensors of a micro-batch."""
+    """Rows of (ids, mask) to the tensors of a micro-batch; the mask says which ids are supervised."""
 
     pad: int
     packing: bool = False
 
-    def __call__(self, rows: Sequence[tuple[np.ndarray, int]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
         """Padded on the right: input_ids, attention_mask, labels, LongTensors of shape (rows, longest).
 
         Packed: input_ids, position_ids, labels of shape (1, all tokens); positions start at 0 with each row.
         No rows at all give one padding token without supervision.
         """
-        rows = rows or [(np.array([self.pad]), 1)]
+        rows = rows or [(np.array([self.pad]), np.array([False]))]
         return self._packed(rows) if self.packing else self._padded(rows)
 
-    def _padded(self, rows: Sequence[tuple[np.ndarray, int]]) -> dict[str, torch.Tensor]:
+    def _padded(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
         shape = (len(rows), max(len(ids) for ids, _ in rows))
         batch = {
             "input_ids": torch.full(shape, self.pad),
             "attention_mask": torch.zeros(shape, dtype=torch.long),
             "labels": torch.full(shape, IGNORED),
         }
-        for number, (ids, border) in enumerate(rows):
+        for number, (ids, mask) in enumerate(rows):
             row = torch.from_numpy(ids.astype(np.int64))
             batch["input_ids"][number, : len(row)] = row
             batch["attention_mask"][number, : len(row)] = 1
-            batch["labels"][number, border : len(row)] = row[border:]
+            batch["labels"][number, : len(row)] = torch.where(torch.from_numpy(mask.copy()), row, IGNORED)
         return batch
 
-    def _packed(self, rows: Sequence[tuple[np.ndarray, int]]) -> dict[str, torch.Tensor]:
+    def _packed(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
         ids = torch.from_numpy(np.concatenate([ids for ids, _ in rows]).astype(np.int64))
         positions = torch.cat([torch.arange(len(ids)) for ids, _ in rows])
-        supervised = torch.cat([torch.arange(len(ids)) >= border for ids, border in rows])
+        supervised = torch.from_numpy(np.concatenate([mask for _, mask in rows]))
         labels = torch.where(supervised, ids, IGNORED)
         return {"input_ids": ids[None], "position_ids": positions[None], "labels": labels[None]}
 
@@ -99,13 +99,14 @@ def check_packing(model: PreTrainedModel) -> None:
     Raises:
         UserError: for a model that mixes them.
     """
-    rows = [(np.arange(5, 13), 1), (np.arange(7, 15), 1)]
+    mask = np.ones(8, bool)
+    rows = [(np.arange(5, 13), mask), (np.arange(7, 15), mask)]
     collate = Collator(pad=0, packing=True)
     logits = []
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for first in (rows[0], (rows[0][0][::-1].copy(), 1)):
+        for first in (rows[0], (rows[0][0][::-1].copy(), mask)):
             batch = {
                 name: part.to(model.device)
                 for name, part in collate([first, rows[1]]).items()

@@ -16,10 +16,10 @@ from transformers import PrinterCallback, SchedulerType, Trainer, TrainingArgume
 from smart.config import UserError
 from smart.training.callbacks import CheckpointCallback, ProgressCallback
 from smart.training.config import TrainConfig
-from smart.training.data import TokenStore
 from smart.training.loss import IGNORED, Collator, SupervisedHead
 from smart.training.order import Order
 from smart.training.schedule import make_schedule
+from smart.training.tokens import TokenStore
 
 
 def make_arguments(config: TrainConfig, order: Order, folder: Path) -> TrainingArguments:

@@ -19,6 +19,7 @@ MANIFEST = {
     "base": {"name": "org/model"},
     "mixture": {"name": "animals"},
     "evaluations": [],
+    "text_format": {"kind": "plain"},
 }
 
 
@@ -44,6 +45,27 @@ def test_names_and_the_separator_are_no_markup() -> None:
     text = model_card({**MANIFEST, **strange}).split("---\n", 2)[2]
     assert r"# &lt;b&gt;base&lt;/b&gt; tuned on \*mix\*\|" in text
     assert "joined by `` '`<i>' ``;" in text
+
+
+def test_a_chat_format_is_told() -> None:
+    form = {
+        "kind": "chat",
+        "template": "abc",
+        "end_of_turn": "<|im_end|>",
+        "end_ids": [2],
+        "system": "Be *terse*.",
+        "thinking": None,
+        "date": "2024-07-26",
+    }
+    config = {key: value for key, value in MANIFEST["config"].items() if key != "separator"}  # type: ignore[attr-defined]
+    counts = {**MANIFEST["counts"], "turns": 1}  # type: ignore[dict-item]
+    text = model_card({**MANIFEST, "config": config, "counts": counts, "text_format": form})
+    assert "was told: system text `'Be *terse*.'`, today `'2024-07-26'`." in text
+    assert (
+        "Supervised: 1 turn of the assistant, each to its end, `<|im_end|>`, at which generation stops."
+        in text
+    )
+    assert "separator" not in text
 
 
 def test_counts_agree_with_their_nouns() -> None:

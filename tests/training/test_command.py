@@ -136,10 +136,10 @@ sys.path.insert(0, os.getcwd())
 left = Path(__file__).with_name("left")
 from smart.training import fit
 merge = fit.merge_adapters
-def patient(*arguments):
+def patient(*arguments, **options):
     for _ in range(600):
         if left.exists():
-            return merge(*arguments)
+            return merge(*arguments, **options)
         time.sleep(0.1)
     raise SystemExit("the other process waits for the merge")
 fit.merge_adapters = patient

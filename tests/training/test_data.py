@@ -16,9 +16,10 @@ from smart.conversation import from_json
 from smart.model import ModelOptions, TuningOptions
 from smart.runtime.manifest import write_manifest
 from smart.training.config import TrainConfig
-from smart.training.data import TokenStore, count_losses, read_mixture, sample_text
+from smart.training.data import read_mixture
 from smart.training.dry_run import describe_plan, measure
 from smart.training.job import World, prepare
+from smart.training.tokens import TokenStore, count_losses, sample_text
 from tests.training.conftest import make_table
 
 
@@ -103,8 +104,9 @@ def test_losses_are_counted_by_task_and_no_row_is_without_supervision(runner):
     job = runner.job(max_length=24)
     store = job.train_tokens()
     assert 0 < len(store) <= 120
-    assert (store.lengths > store.borders).all()
-    assert (store.borders >= 1).all()
+    assert (store.lengths > store.supervised).all()
+    assert (store.supervised >= 1).all()
+    assert (store.turns == 1).all()
     assert store.lengths.max() <= 24
     counts = count_losses(job.mixture.train, store)
     assert sum(task["cut"] for task in counts.values()) == (store.cut > 0).sum() > 0

@@ -12,7 +12,19 @@ from smart.model.load import load_model
 from smart.model.tiny import ARCHITECTURES
 from smart.training.loss import IGNORED, Collator, SupervisedHead, check_packing
 
-ROWS = [(np.arange(5, 25), 12), (np.arange(40, 49), 3), (np.arange(100, 130), 29)]
+
+def row(ids: np.ndarray, *spans: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    mask = np.zeros(len(ids), bool)
+    for start, stop in spans:
+        mask[start:stop] = True
+    return ids, mask
+
+
+ROWS = [
+    row(np.arange(5, 25), (12, 20)),
+    row(np.arange(40, 49), (3, 9)),
+    row(np.arange(100, 130), (4, 9), (20, 22), (29, 30)),
+]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -30,16 +42,16 @@ def whole_head_loss(model, batch) -> torch.Tensor:
 def test_padded_batches_supervise_responses_and_nothing_else():
     batch = Collator(pad=2)(ROWS)
     assert batch["input_ids"].shape == batch["labels"].shape == (3, 30)
-    for number, (ids, border) in enumerate(ROWS):
+    for number, (ids, mask) in enumerate(ROWS):
         assert batch["input_ids"][number, : len(ids)].tolist() == ids.tolist()
         assert batch["attention_mask"][number].sum() == len(ids)
         supervised = batch["labels"][number] != IGNORED
-        assert supervised.nonzero().flatten().tolist() == list(range(border, len(ids)))
-        assert batch["labels"][number][supervised].tolist() == ids[border:].tolist()
+        assert supervised.nonzero().flatten().tolist() == np.flatnonzero(mask).tolist()
+        assert batch["labels"][number][supervised].tolist() == ids[mask].tolist()
 
 
 def test_end_of_sequence_is_supervised_where_it_is_also_the_padding():
-    batch = Collator(pad=7)([(np.array([3, 4, 7]), 1), (np.array([3, 4, 5, 6, 7]), 2)])
+    batch = Collator(pad=7)([row(np.array([3, 4, 7]), (1, 3)), row(np.array([3, 4, 5, 6, 7]), (2, 5))])
     assert batch["labels"][0].tolist() == [IGNORED, 4, 7, IGNORED, IGNORED]
 
 
@@ -65,7 +77,7 @@ def test_the_head_sees_supervised_positions_alone(model):
     )
     head.loss(model, Collator(pad=2)(ROWS))
     handle.remove()
-    assert seen == [8 + 6 + 1]
+    assert seen == [8 + 6 + 5 + 2 + 1]
     assert model(input_ids=torch.arange(6)[None]).logits.shape[:2] == (1, 6), "other calls see all positions"
 
 

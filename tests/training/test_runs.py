@@ -104,10 +104,10 @@ def test_the_loss_is_that_of_the_model_itself(runner, tmp_path):
     store = job.train_tokens()
     total = count = 0.0
     for row in job.order(store).stream[:8]:
-        ids, border = store[row]
+        ids, mask = store[row]
         labels = torch.tensor(ids.astype("int64"))[None]
-        labels[:, :border] = -100
-        supervised = len(ids) - border
+        labels[:, ~torch.from_numpy(mask.copy())] = -100
+        supervised = int(mask.sum())
         loss = model(input_ids=torch.tensor(ids.astype("int64"))[None], labels=labels).loss
         total, count = total + float(loss.detach()) * supervised, count + supervised
     assert losses(trained)[0] == pytest.approx(total / count, rel=1e-5)
@@ -391,7 +391,7 @@ def test_the_result_loads_merges_and_tells_its_story(runner, tmp_path, model):
     store = job.train_tokens()
     learnt = job.order(store).stream[:48]
     assert manifest["counts"]["examples"] == 48
-    assert manifest["counts"]["supervised_tokens"] == (store.lengths - store.borders)[learnt].sum()
+    assert manifest["counts"]["supervised_tokens"] == store.supervised[learnt].sum()
     card = (out / "README.md").read_text()
     assert card.startswith(f"---\nbase_model: {model}\nlibrary_name: peft\n")
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
@@ -433,8 +433,8 @@ def test_the_separator_is_the_mixtures_unless_the_command_names_one(runner, tmp_
     assert job.deciding["separator"] == "\n"
     newline = job.tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
     for store in (job.train_tokens(), *job.validation_tokens().values()):
-        ids, border = store[0]
-        assert ids[border] == newline
+        ids, mask = store[0]
+        assert ids[mask][0] == newline
     assert runner.job(separator=" ").key == plain.key
 
 

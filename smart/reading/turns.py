@@ -214,6 +214,8 @@ def _pythonic(given: object) -> list[dict[str, Any]]:
     if isinstance(given, list):
         return _calls(given, "function_calls")
     text = _text(given, "function_calls")
+    if not text.strip():
+        return []
     try:
         lines = ast.parse(text.strip()).body
         return [_python_call(node) for line in lines for node in _python_calls(line)]

@@ -52,17 +52,25 @@ def write_heldout(options: Mapping[str, Any], root: Path) -> None:
             log.warning("%s is damaged: made again.", path)
         rows = heldout_rows(options)
         with atomic_file(path) as draft:
-            pq.write_table(rows, draft)
+            pq.write_table(_stored(rows), draft)
         write_sealed(seal, path.stem, hash_file(path).encode())
 
 
 def heldout_rows(options: Mapping[str, Any]) -> pa.Table:
-    """Rows of unseen tasks, zero-shot alone: inputs and targets, or turns as in mixtures; task_name, task_source."""
+    """Rows of unseen tasks, zero-shot alone, as `read_heldout` gives them."""
     from hydra.utils import instantiate
 
     rows = load(instantiate({"_convert_": "all", **options})).train
     labels = {name: rows[column].cast(pa.string()) for column, name in _NAMES.items()}
     if CONVERSATION in rows.column_names:
-        turns = Layout.of([rows]).columns(rows[CONVERSATION].to_pylist())
-        return pa.table({**turns, **{name: labels[name] for name in ("task_name", "task_source")}})
+        own = {name: labels[name] for name in ("task_name", "task_source")}
+        return pa.table({CONVERSATION: rows[CONVERSATION], **own})
     return pa.table(labels).filter(pc.starts_with(rows["template_type"].cast(pa.string()), "zs"))
+
+
+def _stored(rows: pa.Table) -> pa.Table:
+    """Turns as in mixtures."""
+    if CONVERSATION not in rows.column_names:
+        return rows
+    turns = Layout.of([rows]).columns(rows[CONVERSATION].to_pylist())
+    return pa.table({**turns, **{name: rows[name] for name in rows.column_names if name != CONVERSATION}})

@@ -11,6 +11,7 @@ import pytest
 from smart.benchmarks.heldout import read_heldout
 from smart.conversation import from_json
 from smart.experiment.heldout import heldout_file, heldout_rows, write_heldout
+from smart.experiment.lengths import heldout_texts
 
 OPTIONS = {"_target_": "smart.collection.ReasoningGym", "tasks": ["gcd", "leg_counting"], "max_rows": 40}
 
@@ -51,3 +52,6 @@ def test_rows_with_turns_are_those_of_the_suite(tmp_path: Path) -> None:
     read = read_heldout(heldout_file(options, tmp_path), "suite.collection")
     assert [from_json(text)["messages"] for text in read["conversation"].to_pylist()] == [turns, turns * 2]
     assert read["task_name"].to_pylist() == ["a", "a"]
+    assert heldout_texts(heldout_rows(options), {"name": "org/not-here-7b"}).sizes == [2], (
+        "as a plan counts them"
+    )

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from smart.config import Problems, UserError, read_options
 from smart.model.adapters import load_adapters, read_adapter_config
 from smart.model.base import Base, Texts, check_special_tokens, find_base, load_tokenizer, weights_source
-from smart.model.chat import ChatFormat
-from smart.model.chat_format import DATE, MANIFEST_FIELD
+from smart.model.chat import MANIFEST_FIELD, ChatFormat, stop_at
+from smart.model.chat_format import DATE
 from smart.model.fingerprint import adapter_key, states
 from smart.model.load import load_model
 from smart.model.options import ChatOptions, ModelOptions, known_packages
@@ -254,9 +254,7 @@ def load_lm(
 
 def _stop_at_end_of_turn(model: Any, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> None:
     """Let generation end with a turn, which need not end with the tokenizer's end of sequence."""
-    before = model.generation_config.eos_token_id
-    known = before if isinstance(before, list) else [before]
-    model.generation_config.eos_token_id = form.stop_ids(tokenizer.eos_token_id, *known)
+    stop_at(model.generation_config, form.stop_ids(tokenizer.eos_token_id))
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tested: ModelUnderTest) -> HFLM:

@@ -28,7 +28,8 @@ def select(config: SelectConfig) -> Path | None:
     print(
         f"\n{mixture.summary}\n" if mixture.summary else "Made before, from the same configuration and rows."
     )
-    more = shell_line("accelerate launch train.py", mixture=mixture.path, model="mistral_7b")
+    model = "qwen3_8b" if "turns" in mixture.manifest["counts"] else "mistral_7b"  # turns need a chat template
+    more = shell_line("accelerate launch train.py", mixture=mixture.path, model=model)
     print(f"Mixture: {mixture.path}\nNext:    {more}")
     return mixture.path
 

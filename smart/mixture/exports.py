@@ -1,6 +1,6 @@
 """A mixture for other trainers: the small file by which each of them trains on this very folder.
 
-| name | writes | checked against |
+| name | writes | their documents and sources |
 | --- | --- | --- |
 | axolotl | datasets.yml, to include in a configuration | docs/dataset-formats/conversation.qmd and inst_tune.qmd, and \
 `_get_tools` of prompt_strategies/chat_template.py |
@@ -8,6 +8,8 @@
 | openinstruct | arguments.txt, for finetune.py | docs/algorithms/dataset.md, and `DatasetConfig` of \
 dataset_transformation.py |
 | swift | arguments.txt, for swift sft | Customization/Custom-dataset.md and Instruction/Agent-support.md |
+
+The forms follow what these say; the trainers themselves are no part of the tests.
 
 Where a trainer cannot read the Parquet files, rows are written beside, as JSON lines in its own form:
 

@@ -110,7 +110,9 @@ def test_standard_library(python: str, flags: list[str]) -> None:
     run(python, *flags, CHECK)
 
 
-@pytest.mark.parametrize("flags", ["-c", "-Pc", "-Ic"])
+@pytest.mark.parametrize(
+    "flags", ["-c", *(pytest.param(flag, marks=pytest.mark.full) for flag in ("-Pc", "-Ic"))]
+)
 def test_hugging_face_evaluate(flags: str) -> None:
     run(
         sys.executable,
@@ -168,7 +170,7 @@ def test_accelerate_launch(tmp_path: Path) -> None:
     assert "rank 0 fine" in said
 
 
-@pytest.mark.parametrize("mode", ["prepend", "importlib"])
+@pytest.mark.parametrize("mode", ["prepend", pytest.param("importlib", marks=pytest.mark.full)])
 def test_pytest_in_both_import_modes(mode: str, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         f"def test_it():\n    {CHECK}import evaluate; assert evaluate.load\n"
@@ -178,6 +180,7 @@ def test_pytest_in_both_import_modes(mode: str, tmp_path: Path) -> None:
     assert "1 passed" in said
 
 
+@pytest.mark.full
 def test_pytest_never_collects_the_root_scripts() -> None:
     said = run(
         sys.executable, "-m", "pytest", "--collect-only", "-q", "--doctest-modules", ".", "--ignore=tests"

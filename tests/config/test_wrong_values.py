@@ -42,7 +42,18 @@ FOLDERS = {"mixture", "output", "output_root", "heldout_data", "benchmark_data",
 """A folder may have any name, and be named by a number."""
 TEXTS = {
     *("entity", "group", "project", "tokenizer", "revision", "prefix", "name", "title", "run", "separator"),
-    *("eos_token", "attention", "gguf_package", "submixture", "mixture", "split", "cot", "dialog", "niv2"),
+    *(
+        "task",
+        "eos_token",
+        "attention",
+        "gguf_package",
+        "submixture",
+        "mixture",
+        "split",
+        "cot",
+        "dialog",
+        "niv2",
+    ),
     *("flan2021", "t0", "system"),
 }
 """Keys of any text; whether there is such a thing is told when it is looked for."""

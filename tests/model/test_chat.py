@@ -281,7 +281,7 @@ def test_too_long_conversations_keep_whole_turns_from_the_end(name, conversation
     (dropped,) = encode_conversations(
         form, tokenizer, [conversation], max_length=max_length, overlength="drop"
     )
-    messages, answers = conversation["messages"], sum(len(row.spans) for row in whole.rows)
+    answers = sum(len(row.spans) for row in whole.rows)
     assert fits(form, tokenizer, [conversation], max_length).tolist() == [bool(cut.rows)]
     assert all(len(row.ids) <= max_length for row in cut.rows)
     assert cut.lost == (answers - sum(len(row.spans) for row in cut.rows) if whole.rows else 0)
@@ -291,23 +291,25 @@ def test_too_long_conversations_keep_whole_turns_from_the_end(name, conversation
     assert dropped.rows == []
     with pytest.raises(UserError, match=rf"row 0 has \d+ tokens, more than max_length={max_length}"):
         encode_conversations(form, tokenizer, [conversation], max_length=max_length, overlength="error")
+    assert [row.ids for row in cut.rows] == kept_ids(name, conversation, whole.split, max_length)
+
+
+def kept_ids(name, conversation, split, max_length):
+    """Ids of the rows that are left of a conversation, by trying each of the user's turns as the first."""
+    messages = conversation["messages"]
     head = [message for message in messages if message["role"] == "system"]
-    for row in cut.rows:
-        if row.cut:
-            kept = messages[len(head) + row.cut :]
-            assert kept[0]["role"] == "user"
-            shorter = [r.ids for r in one(name, {**conversation, "messages": head + kept}).rows]
-            assert row.ids in shorter
-            # One turn more would not have fitted.
-            users = [n for n, m in enumerate(messages[: len(head) + row.cut]) if m["role"] == "user"]
-            longer = one(name, {**conversation, "messages": head + messages[users[-1] :]})
-            place = (
-                -1
-                if not whole.split
-                else [r.ids for r in one(name, {**conversation, "messages": head + kept}).rows].index(row.ids)
-                - len(shorter)
-            )
-            assert len(longer.rows[place].ids) > max_length
+    answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    found = []
+    for place in answers if split else answers[-1:]:
+        starts = [n for n, message in enumerate(messages[:place]) if message["role"] == "user"]
+        for start in starts:
+            kept = messages[: place + 1] if start == starts[0] else head + messages[start : place + 1]
+            rows = one(name, {**conversation, "messages": kept}).rows
+            ids = [row.ids for row in (rows[-1:] if split else rows)]
+            if ids and all(len(row) <= max_length for row in ids):
+                found += ids
+                break
+    return found
 
 
 def test_rows_do_not_depend_on_their_neighbours():

@@ -170,7 +170,8 @@ def test_accelerate_launch(tmp_path: Path) -> None:
     assert "rank 0 fine" in said
 
 
-@pytest.mark.parametrize("mode", ["prepend", pytest.param("importlib", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("mode", ["prepend", "importlib"])
 def test_pytest_in_both_import_modes(mode: str, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         f"def test_it():\n    {CHECK}import evaluate; assert evaluate.load\n"

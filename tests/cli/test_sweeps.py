@@ -36,7 +36,9 @@ def test_a_sweep_pays_once_for_vectors_and_orderings(select: Command, tmp_path: 
     assert len(list(tmp_path.glob("outputs/logs/*/*/select.log"))) == 9
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    "launcher", ["basic", "joblib", pytest.param("submitit_local", marks=pytest.mark.full)]
+)
 def test_a_failed_job_leaves_the_others_alone(select: Command, tmp_path: Path, launcher: str) -> None:
     pytest.importorskip("submitit" if launcher == "submitit_local" else "joblib")
     done = select("-m", *LAUNCHERS[launcher], "num_tasks=2,4,13,6", "budget=30")

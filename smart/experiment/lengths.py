@@ -33,7 +33,8 @@ _CHARACTERS = 4
 def mixture_texts(folder: Path, model: Mapping[str, Any]) -> Texts:
     """Rows that a finished selection left for training."""
     rows = read_shaped(str(folder / "train.parquet"))
-    tokens, _ = _tokens(*texts_of(pa.table(rows.columns)), model)
+    table = pa.table(rows.columns)
+    tokens, _ = _tokens(*texts_of(table.take(pa.array(_places(len(table))))), model)
     return Texts([rows.count], float(tokens.mean()))
 
 
@@ -52,8 +53,11 @@ def heldout_texts(rows: pa.Table, model: Mapping[str, Any]) -> Texts:
 
 
 def _sampled(texts: Sequence[str]) -> list[str]:
-    places = np.unique(np.linspace(0, len(texts) - 1, min(_SAMPLE, len(texts))).astype(int))
-    return [texts[place] for place in places]
+    return [texts[place] for place in _places(len(texts))]
+
+
+def _places(count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(_SAMPLE, count)).astype(int))
 
 
 def _tokens(

@@ -22,10 +22,12 @@ from smart.reading import (
     ShapedRows,
     apart,
     fault_where,
+    filled,
     read,
     read_shaped,
     refusal,
     said,
+    task_column,
 )
 
 _KINDS: dict[str, Kind] = {
@@ -60,7 +62,8 @@ def read_heldout(file: Path, key: str) -> pa.Table:
     if not count:
         raise UserError(f"{key}={file}: holds no rows")
     if shaped is not None:
-        task = _task_column(shaped)
+        wrong = {fault.column for fault in shaped.faults}
+        task = "task_name" if "task_name" in shaped.more else task_column(shaped.more, wrong)
         columns = {name: column for name, column in columns.items() if name not in _TEXTS} | shaped.columns
         columns["task_name"] = _tasks(shaped, task, file)
         # Of columns that were only looked at, what is no text is no fault.
@@ -79,19 +82,12 @@ def _read_shaped(file: Path, key: str) -> ShapedRows:
         raise UserError(f"{key}={error}") from error
 
 
-def _task_column(shaped: ShapedRows) -> str | None:
-    """Name of the column that names the tasks; None where none does."""
-    wrong = {fault.column for fault in shaped.faults}
-    return next(
-        (name for name in _TASKS if name in shaped.more and (name == "task_name" or name not in wrong)), None
-    )
-
-
 def _tasks(shaped: ShapedRows, column: str | None, file: Path) -> pa.ChunkedArray:
     """The name of each row's task."""
-    if column is not None:
-        return shaped.more[column]
-    return pa.chunked_array([pa.repeat(file.name.partition(".")[0], shaped.count)])
+    own = file.name.partition(".")[0]
+    if column is None:
+        return pa.chunked_array([pa.repeat(own, shaped.count)])
+    return shaped.more[column] if column == "task_name" else filled(shaped.more[column], own)
 
 
 def _faults(columns: Mapping[str, pa.ChunkedArray]) -> Iterator[Fault]:

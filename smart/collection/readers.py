@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -19,10 +19,10 @@ from smart.reading import (
     NoShapeError,
     Shaped,
     as_text,
-    is_blank,
     is_text,
     read_shaped,
     shape_table,
+    task_column,
 )
 
 log = logging.getLogger(__name__)
@@ -131,11 +131,7 @@ def _columns(
         )
     columns = {name: further[name] for name in LABELS if name in further}
     wrong = {fault.column for fault in shaped.faults}
-    task = None
-    if "task_name" not in columns:
-        task = next(
-            (name for name in TASKS if name in further and _names_tasks(name, further[name], wrong)), None
-        )
+    task = None if "task_name" in columns else task_column(further, wrong)
     if task:
         columns["task_name"] = further[task]
     # Of columns that were only looked at, what is no text is no fault.
@@ -144,17 +140,6 @@ def _columns(
     faults = [fault for fault in shaped.faults if fault.column not in idle]
     columns |= {name: further[name] for name in asked.more if name in further and name not in columns}
     return Columns({**columns, **shaped.columns}, faults, shaped.cut, task, names, digest)
-
-
-def _names_tasks(name: str, column: pa.ChunkedArray, wrong: Iterable[str]) -> bool:
-    return name not in wrong and is_text(column.type) and column.null_count < len(column)
-
-
-def filled(column: pa.ChunkedArray, otherwise: str) -> pa.ChunkedArray:
-    """Texts, with another in place of nulls and blanks."""
-    column = column.cast(pa.string())
-    there = pc.fill_null(pc.invert(is_blank(column)), False)
-    return pc.if_else(there, column, otherwise)
 
 
 def could_be_tasks(columns: Mapping[str, pa.ChunkedArray]) -> list[str]:

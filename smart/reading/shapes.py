@@ -40,8 +40,6 @@ _EITHER = ("prompt", "response", "completion")
 """Columns that hold text or lists of messages."""
 SHAPED = ("inputs", "targets", *_EITHER, *_TURNS, "instruction", "input", "context", "output", *_BESIDE)
 """All columns that decide a row's texts or turns."""
-TASKS = ("source", "dataset", "source_dataset", "category", "task", "domain")
-"""Columns of text from which tasks are taken where there is no task_name; the first that is there."""
 _SLICE = 5_000
 _HEAD = 100
 

@@ -164,7 +164,7 @@ def prepare(config: TrainConfig, world: World) -> TrainingJob:
     config.check_batches(world.size, problems)
     _refuse_combinations(config, world, problems)
     problems.raise_if_any()
-    base = find_base(config.model)
+    base = find_base(config.model, config.models, convert=not config.plan)
     _refuse_for_model(base, config, problems)
     problems.raise_if_any()
     if config.tuning.method != "full":

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smart.collection import Groups, ReasoningGym, check_source, load
+from smart.collection import Collection, Groups, ReasoningGym, check_source, load
 from smart.collection.reasoning_gym import _LEFT_OUT
 from smart.config import ConfigError, UserError
 from tests.collection.examples import content
@@ -153,6 +153,40 @@ def test_wrong_options() -> None:
         load(ReasoningGym(tasks=["gdc"]))
     with pytest.raises(UserError, match=re.escape(_LEFT_OUT["ransom_note"])):
         load(ReasoningGym(tasks=["ransom_note"]))
+
+
+def test_parameters_of_a_generator(tmp_path: Path) -> None:
+    def read(**parameters: int) -> Collection:
+        source = ReasoningGym(
+            tasks=["needle_haystack"],
+            max_rows=30,
+            parameters={"needle_haystack": parameters} if parameters else None,
+        )
+        return load(source, cache=tmp_path)
+
+    few = read(min_num_statements=2, max_num_statements=4)
+    statements = [text.count(".") - 1 for text in few.train["inputs"].to_pylist() if text.count("Who") == 1]
+    assert statements
+    assert set(statements) <= {2, 3, 4}
+    assert few.fingerprint != read().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        (
+            {"gcd": {"max_numbers": 3}, "gdc": {}},
+            r"parameters\.gdc: is no generator in use. Did you mean gcd",
+        ),
+        ({"gcd": {"max_number": 3}}, r"parameters\.gcd\.max_number: no such parameter. Did you mean max_num"),
+        ({"gcd": {"seed": 3}}, r"parameters\.gcd\.seed: no such parameter"),
+        ({"gcd": {"min_numbers": 9}}, r"parameters\.gcd=\{'min_numbers': 9\}: refused \(max_numbers must"),
+        ({"gcd": {"min_numbers": "a"}}, r"parameters\.gcd=\{'min_numbers': 'a'\}: refused"),
+    ],
+)
+def test_wrong_parameters(parameters: dict[str, dict[str, object]], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load(ReasoningGym(tasks=["gcd"], parameters=parameters))
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

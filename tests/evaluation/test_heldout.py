@@ -196,6 +196,16 @@ def test_a_file_that_is_missing_or_lacks_columns_is_refused(tmp_path):
     assert alone["task_name"].to_pylist() == ["unseen"], "named by its file"
 
 
+def test_a_row_takes_its_task_as_in_a_collection(tmp_path):
+    texts = {"inputs": ["a", "b", "c"], "targets": ["x", "y", "z"]}
+    sources = {**texts, "source": ["s", None, " "], "domain": ["d", "d", "d"]}
+    found = read_heldout(written(tmp_path, sources), "suite.collection")
+    assert found["task_name"].to_pylist() == ["s", "unseen", "unseen"]
+    nothing = {**texts, "source": pa.nulls(3, pa.string()), "domain": ["d", "d", "e"]}
+    found = read_heldout(written(tmp_path, nothing), "suite.collection")
+    assert found["task_name"].to_pylist() == ["d", "d", "e"]
+
+
 def test_cases_from_outside(shared):
     found = {}
     for file in sorted((shared / "cases/evaluation").glob("*.parquet")):

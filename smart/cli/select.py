@@ -28,9 +28,8 @@ def select(config: SelectConfig) -> Path | None:
     print(
         f"\n{mixture.summary}\n" if mixture.summary else "Made before, from the same configuration and rows."
     )
-    model = (
-        "qwen3_8b" if "turns" in mixture.manifest["counts"] else "mistral_7b"
-    )  # turns need a chat template
+    # Turns need a model with a chat template.
+    model = "qwen3_8b" if "turns" in mixture.manifest["counts"] else "mistral_7b"
     more = shell_line("accelerate launch train.py", mixture=mixture.path, model=model)
     print(f"Mixture: {mixture.path}\nNext:    {more}")
     return mixture.path

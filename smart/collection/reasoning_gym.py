@@ -184,7 +184,11 @@ def _generators() -> dict[str, str]:
 
 
 def _check_parameters(parameters: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Raise a UserError for a parameter that no generator in use has."""
+    """Make sure that generators and parameters exist; what values they take is theirs to say.
+
+    Raises:
+        UserError: for the first that does not.
+    """
     from reasoning_gym.factory import DATASETS
 
     for name, given in parameters.items():
@@ -205,18 +209,18 @@ def _instances(name: str, count: int, seed: int, parameters: Mapping[str, Any]) 
     from reasoning_gym.factory import create_dataset
 
     found: dict[str, str] = {}
-    with _quiet():
-        try:
+    try:
+        with _quiet():
             data = create_dataset(name, size=count, seed=seed, **parameters)
-        except (AssertionError, TypeError, ValueError) as error:
-            if not parameters:
-                raise
-            raise UserError(f"collection.parameters.{name}={dict(parameters)}: refused ({error})") from error
-        for index in range(count):
-            item = data[index]
-            question, answer = item["question"].strip(), _answer(item).strip()
-            if question and answer:
-                found.setdefault(question, answer)
+            for index in range(count):
+                item = data[index]
+                question, answer = item["question"].strip(), _answer(item).strip()
+                if question and answer:
+                    found.setdefault(question, answer)
+    except Exception as error:  # a generator checks its parameters as it likes, some of them while it draws
+        if not parameters:
+            raise
+        raise UserError(f"collection.parameters.{name}={dict(parameters)}: refused ({error})") from error
     return list(found.items())
 
 

@@ -182,6 +182,7 @@ def test_parameters_of_a_generator(tmp_path: Path) -> None:
         ({"gcd": {"seed": 3}}, r"parameters\.gcd\.seed: no such parameter"),
         ({"gcd": {"min_numbers": 9}}, r"parameters\.gcd=\{'min_numbers': 9\}: refused \(max_numbers must"),
         ({"gcd": {"min_numbers": "a"}}, r"parameters\.gcd=\{'min_numbers': 'a'\}: refused"),
+        ({"gcd": {"max_value": 99.5}}, r"parameters\.gcd=\{'max_value': 99\.5\}: refused"),  # while it draws
     ],
 )
 def test_wrong_parameters(parameters: dict[str, dict[str, object]], said: str) -> None:

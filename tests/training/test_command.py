@@ -215,27 +215,35 @@ def test_a_wrong_value_is_named_before_any_work(arguments, wrong, said):
         read_config(TrainConfig, compose("train", [*arguments, wrong]))
 
 
-def kill_after(command: list[str], folder: Path, delay: float) -> bool:
-    """Start, kill -9 some time after the work began; whether it was still running."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while process.poll() is None and not (folder / "tokens").exists():
-        time.sleep(0.01)
-    time.sleep(delay)
-    alive = process.poll() is None
-    process.kill()
-    process.wait()
-    return alive
+# Dies in the middle of its work: so many micro-batches and so much processor time after it began to train.
+MORTAL = """
+import os, signal, sys
+sys.path.insert(0, os.getcwd())
+from transformers import Trainer
+left, seconds = int(sys.argv.pop(1)), float(sys.argv.pop(1))
+step = Trainer.training_step
+def mortal(*arguments, **options):
+    global left
+    left -= 1
+    if left == 0:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+    return step(*arguments, **options)
+Trainer.training_step = mortal
+from smart.cli.train import main
+main()
+"""
 
 
 def check_kills(arguments: list[str], whole: Path, folder: Path, kills: int) -> None:
-    seconds = json.loads((whole / "manifest.json").read_text())["seconds"]
+    """Killed again and again, at a moment of its own progress: no clock and no other load decides which."""
+    script = folder.with_name("mortal.py")
+    script.write_text(MORTAL)
     rng = random.Random(0)
-    command = [python(), "train.py", *arguments, f"output={folder}"]
-    alive = sum(kill_after(command, folder, rng.uniform(0, seconds)) for _ in range(kills))
-    run(*command[1:])
-    assert alive, "no process was killed while it worked"
+    command = [*arguments, f"output={folder}"]
+    for _ in range(kills):
+        moment = [str(rng.randint(1, 3)), str(rng.uniform(0.001, 0.02))]
+        run(str(script), *moment, *command, code=-signal.SIGPROF)
+    run("train.py", *command)
     assert_equal(whole, folder)
 
 

@@ -6,6 +6,7 @@ then deletions. The order of reading, too: the manifest, then every file that it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import platform
@@ -234,5 +235,10 @@ def _own_hash(manifest: Mapping[str, Any]) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Installed versions, for the manifest; nothing of the environment is recorded beside them."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+    """Installed versions, for the manifest, without packages that are not there; nothing of the environment is recorded
+    beside them."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

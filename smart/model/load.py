@@ -45,6 +45,8 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    from smart.model.attention import tell_falcon_its_rows
+
     torch_dtype = getattr(torch, dtype)
     options: dict[str, Any] = {"dtype": torch_dtype, "trust_remote_code": False, "use_safetensors": True}
     options["ignore_mismatched_sizes"] = True  # check_complete says more of them
@@ -61,7 +63,7 @@ def load_model(
             bnb_4bit_quant_storage=torch_dtype if sharded else torch.uint8,
         )
         options["device_map"] = {"": device}
-    with _reading_weights(base, source, str(options.get("revision", "main"))), _plain_linear_layers():
+    with _reading_weights(base, source, str(options.get("revision", "main"))), ordinary_falcon():
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
     check_unchanged(base.states)
     model: PreTrainedModel = loaded[0]
@@ -71,6 +73,7 @@ def load_model(
         check_quantised(base, model)
         _forbid_packing(model)
     check_finite(base.options.name, model)
+    tell_falcon_its_rows(model)
     check_causal(base.options.name, model)
     return model
 
@@ -173,19 +176,22 @@ def check_quantised(base: Base, model: PreTrainedModel) -> None:
 
 
 @contextlib.contextmanager
-def _plain_linear_layers() -> Iterator[None]:
-    # Quantisation passes over subclasses of nn.Linear, and all layers of Falcon are of one. The subclass
-    # differs only in the order of rounding.
+def ordinary_falcon() -> Iterator[None]:
+    # Quantisation passes over subclasses of nn.Linear, and all layers of Falcon are of one, which differs only in the
+    # order of rounding. And no fused kernel takes Falcon's attention as it is.
     from torch import nn
     from transformers.models.falcon import modeling_falcon
 
+    from smart.model.attention import FusedFalconAttention, LayerNorm
+
     module: Any = modeling_falcon
-    own = module.FalconLinear
-    module.FalconLinear = nn.Linear
+    classes = module.FALCON_ATTENTION_CLASSES
+    own = module.FalconLinear, module.LayerNorm, classes["sdpa"]
+    module.FalconLinear, module.LayerNorm, classes["sdpa"] = nn.Linear, LayerNorm, FusedFalconAttention
     try:
         yield
     finally:
-        module.FalconLinear = own
+        module.FalconLinear, module.LayerNorm, classes["sdpa"] = own
 
 
 def _forbid_packing(model: PreTrainedModel) -> None:

@@ -52,7 +52,7 @@ def test_quantised_logits_stay_near_those_of_full_precision(base, cache):
 
 def test_layers_left_out_of_quantisation_stop_the_run(cache, monkeypatch):
     base = find_base(ModelOptions("tiny_falcon"))
-    monkeypatch.setattr(load, "_plain_linear_layers", contextlib.nullcontext)
+    monkeypatch.setattr(load, "ordinary_falcon", contextlib.nullcontext)
     with pytest.raises(UserError, match="4 bits in 0 layers where the architecture has 8"):
         load.load_model(base, weights_source(base, cache), dtype="float32", four_bit=True)
 

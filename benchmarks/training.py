@@ -93,6 +93,19 @@ def run_trl(job: Any, folder: Path, tick: Callable[[], None], sampling: str) -> 
     ).train()
 
 
+def whole(collate: Any, rows: list[Any]) -> dict[str, Any]:
+    """What people hand to a model: padding behind the rows with a mask, and labels at all positions."""
+    import torch
+
+    ids = collate(rows)["input_ids"]
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for number, (row, supervised) in enumerate(rows):
+        mask[number, : len(row)] = 1
+        chosen = torch.from_numpy(supervised.nonzero()[0])
+        labels[number, chosen] = ids[number, chosen]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
 def run_naive(job: Any, folder: Path, tick: Callable[[], None]) -> None:
     import torch
 
@@ -107,7 +120,7 @@ def run_naive(job: Any, folder: Path, tick: Callable[[], None]) -> None:
     for first in range(0, len(stream), job.config.batch_size):
         rows = stream[first : first + job.config.batch_size]
         for start in range(0, len(rows), MICRO):
-            batch = collate([store[row] for row in rows[start : start + MICRO]])
+            batch = whole(collate, [store[row] for row in rows[start : start + MICRO]])
             with torch.autocast("cpu", torch.bfloat16, enabled=job.config.tuning.dtype == "bfloat16"):
                 loss = model(**batch, use_cache=False).loss * MICRO / len(rows)
             loss.backward()

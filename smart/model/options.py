@@ -30,6 +30,13 @@ SCHEDULES = (
 """As transformers names them."""
 
 
+PLAIN_ATTENTION = ("sdpa", "eager")
+FLASH_ATTENTION = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+"""As transformers names them, with the package that has them; without it transformers takes a kernel of the hub."""
+HUB_KERNELS = "kernels-community/"
+"""Of Hugging Face, compiled; the package `kernels` downloads them."""
+
+
 def _identifier(value: str) -> str:
     if not value.isidentifier():
         raise ValueError("must be the name of a package, without dots")
@@ -65,7 +72,8 @@ class ModelOptions:
     eos_token: str | None = None
     """Ends a response; None: the tokenizer's own."""
     attention: str | None = None
-    """Attention implementation: sdpa, eager, flash_attention_2; None: what transformers chooses."""
+    """Attention implementation: sdpa, eager, flash_attention_2, flash_attention_3, or a kernel of the hub such as
+    kernels-community/flash-attn2; None: what transformers chooses, which is sdpa."""
     gguf_package: Annotated[str, AfterValidator(_identifier)] | None = None
     """A Python package that carries the weights as a GGUF file: where it is installed, no hub is needed, and it is
     never imported."""

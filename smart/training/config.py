@@ -38,7 +38,12 @@ class TrainConfig(CommonConfig):
     batch_size: Positive = 64
     """Examples per optimiser step, over all processes and accumulation steps."""
     micro_batch_size: Positive = 8
-    """Examples that one process takes through the model at once."""
+    """Examples that one process takes through the model at once, without tokens_per_micro_batch."""
+    tokens_per_micro_batch: Positive | None = option(
+        None, added=True, hint="leave it null for micro_batch_size examples"
+    )
+    """Tokens that one process takes through the model at once, padding included: as many examples as fit, a longer one
+    alone. None: micro_batch_size examples."""
     epochs: PositiveNumber = 1
     max_steps: Positive | None = option(None, hint="leave it null for as many as the epochs need")
     """Optimiser steps; None: as many as `epochs` need."""
@@ -77,7 +82,9 @@ class TrainConfig(CommonConfig):
     """Seconds that processes wait for each other, such as for the first one to tokenise a large mixture."""
 
     def check_batches(self, world_size: int, problems: Problems) -> None:
-        """Add a batch size that cannot be made of micro-batches on so many processes."""
+        """Add a batch size that cannot be made of micro-batches of equally many examples on so many processes."""
+        if self.tokens_per_micro_batch is not None:
+            return
         if self.batch_size % (self.micro_batch_size * world_size):
             fitting = [n for n in range(1, self.batch_size + 1) if self.batch_size % (n * world_size) == 0]
             hint = (

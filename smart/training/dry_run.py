@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from smart.config import counted
 from smart.model.adapters import target_layers
 from smart.runtime.hub import NotHere
 from smart.training.config import TrainConfig
 from smart.training.data import Mixture
 from smart.training.job import TrainingJob
+from smart.training.order import Order
 from smart.training.tokens import TokenStore, count_losses
 
 _DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
@@ -72,15 +75,14 @@ def describe_plan(job: TrainingJob) -> str:
     shards = job.world.size if job.world.sharded else 1
     peak = (size.weights + size.adapters + size.optimizer + size.gradients) / shards
     peak += activation_bytes(job, int(train.lengths.max()))
-    accumulated = job.config.batch_size // (job.config.micro_batch_size * job.world.size)
     lines = {
         **_rows(job, train),
         "tokens": f"{len(train.ids):,}, {train.supervised.sum():,} of them supervised",
         "validation": f"{counted(sum(map(len, validation.values())), 'row')} in"
         f" {counted(len(validation), 'submixture')}",
         "steps": f"{order.steps:,} of {counted(job.config.batch_size, 'example')} ="
-        f" {counted(job.world.size, 'process')} x {accumulated} accumulated x"
-        f" {job.config.micro_batch_size}; {counted(len(order.stream), 'example')} in all",
+        f" {counted(job.world.size, 'process')} x {_micro_batches(job.config, order)};"
+        f" {counted(len(order.stream), 'example')} in all",
         "parameters": f"{size.trainable:,} trainable of {size.total:,}",
         "weights": _bytes(size.weights),
         "adapters": _bytes(size.adapters),
@@ -88,6 +90,15 @@ def describe_plan(job: TrainingJob) -> str:
         "peak memory": f"about {_bytes(peak)} on each GPU (estimate)",
     }
     return _page(job.config, job.mixture, lines)
+
+
+def _micro_batches(config: TrainConfig, order: Order) -> str:
+    """What each process takes through the model in a step."""
+    if config.tokens_per_micro_batch is None:
+        rounds = config.batch_size // (config.micro_batch_size * order.world_size)
+        return f"{rounds} accumulated x {config.micro_batch_size}"
+    mean = np.mean([len(order.step(step)) for step in range(min(order.steps, 100))])
+    return f"about {mean:.1f} micro-batches of at most {counted(config.tokens_per_micro_batch, 'token')}"
 
 
 def _rows(job: TrainingJob, train: TokenStore) -> dict[str, str]:

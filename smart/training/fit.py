@@ -217,6 +217,7 @@ def _make_trainer(
     import torch
     from transformers import set_seed
 
+    from smart.model.attention import prepare_attention
     from smart.training.callbacks import PreemptionCallback
     from smart.training.loss import check_packing
     from smart.training.trainer import SupervisedTrainer, make_arguments
@@ -233,6 +234,7 @@ def _make_trainer(
         device=arguments.device,
         sharded=job.world.sharded,
     )
+    prepare_attention(model, job.config.packing)
     if job.config.packing:
         check_packing(model)
     if not full:
@@ -249,7 +251,6 @@ def _make_trainer(
         store,
         order,
         validation,
-        packing=job.config.packing,
         eval_steps=job.config.eval_steps,
         keep_checkpoints=job.config.keep_checkpoints,
         key=job.key,

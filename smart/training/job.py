@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from smart.config import Problems, UserError, check_options, counted, deciding
+from smart.config import Problems, UserError, check_options, counted, deciding, nearest
 from smart.conversation import from_json
 from smart.model import ChatOptions
 from smart.model.adapters import target_layers
 from smart.model.base import Base, find_base, load_tokenizer, quieten
 from smart.model.chat import ChatFormat
+from smart.model.options import FLASH_ATTENTION, HUB_KERNELS, PLAIN_ATTENTION
 from smart.reading import CONVERSATION, Fault, refusal
 from smart.runtime.manifest import cached_folder, make_key
 from smart.templates import SEPARATOR
+from smart.training.batching import Batching
 from smart.training.config import TrainConfig
 from smart.training.data import Mixture, read_mixture
 from smart.training.order import Order, make_stream
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same configuration and inputs give other weights."""
 
 LONGEST_DEFAULT = 4096
@@ -147,7 +149,8 @@ class TrainingJob:
             examples = config.max_steps * config.batch_size
         stream = make_stream(len(train), max(1, examples), config.seed)
         lengths = np.asarray(train.lengths)
-        return Order(stream, lengths, config.batch_size, config.micro_batch_size, self.world.size)
+        batching = Batching(config.micro_batch_size, config.tokens_per_micro_batch, config.packing)
+        return Order(stream, lengths, config.batch_size, batching, self.world.size)
 
 
 def prepare(config: TrainConfig, world: World) -> TrainingJob:
@@ -165,7 +168,7 @@ def prepare(config: TrainConfig, world: World) -> TrainingJob:
     _refuse_combinations(config, world, problems)
     problems.raise_if_any()
     base = find_base(config.model, config.models, convert=not config.plan)
-    _refuse_for_model(base, config, problems)
+    _refuse_for_model(base, config, world, problems)
     problems.raise_if_any()
     if config.tuning.method != "full":
         target_layers(base)
@@ -211,13 +214,7 @@ def _refuse_combinations(config: TrainConfig, world: World, problems: Problems) 
     model, tuning = config.model, config.tuning
     if config.merge and tuning.method == "full":
         problems.add("merge", "true", "full tuning has no adapters to merge", "leave merge out")
-    if model.attention == "flash_attention_2" and not (world.gpu and importlib.util.find_spec("flash_attn")):
-        problems.add(
-            "model.attention",
-            model.attention,
-            "needs a GPU and the package flash-attn",
-            "use model.attention=sdpa",
-        )
+    _refuse_attention(model.attention, world, problems)
     if world.sharded and not world.gpu:
         problems.add("launch", "fsdp_qlora", "sharding needs GPUs", "use launch=ddp")
     if world.sharded and tuning.method == "qlora" and tuning.dtype != "bfloat16":
@@ -241,7 +238,24 @@ def _refuse_combinations(config: TrainConfig, world: World, problems: Problems) 
         )  # fmt: skip
 
 
-def _refuse_for_model(base: Base, config: TrainConfig, problems: Problems) -> None:
+def _refuse_attention(name: str | None, world: World, problems: Problems) -> None:
+    if name is None or name in PLAIN_ATTENTION:
+        return
+    if name not in FLASH_ATTENTION and not name.startswith(HUB_KERNELS):
+        known = [*PLAIN_ATTENTION, *FLASH_ATTENTION]
+        problems.add(
+            "model.attention", name, f"no such attention. {nearest(name, known)}", f"or {HUB_KERNELS}NAME"
+        )
+        return
+    packages = [package for package in (FLASH_ATTENTION.get(name), "kernels") if package]
+    if not (world.gpu and any(map(importlib.util.find_spec, packages))):
+        needed = " or ".join(packages)
+        problems.add(
+            "model.attention", name, f"needs a GPU and the package {needed}", "use model.attention=sdpa"
+        )
+
+
+def _refuse_for_model(base: Base, config: TrainConfig, world: World, problems: Problems) -> None:
     if base.context is not None and (config.max_length or 0) > base.context:
         problems.add(
             "max_length",
@@ -267,8 +281,16 @@ def _refuse_for_model(base: Base, config: TrainConfig, problems: Problems) -> No
             " which get neither 4 bits nor adapters",
             "use tuning=full, or tuning=lora with model.lora_targets=[q_proj,v_proj] for adapters beside them",
         )
-    if config.packing and base.config.model_type == "falcon":
-        problems.add("packing", "true", "Falcon does not keep packed rows apart", "use packing=false")
+    if config.packing and (obstacle := _packing_obstacle(base, config, world)):
+        problems.add("packing", "true", obstacle, "use packing=false")
+
+
+def _packing_obstacle(base: Base, config: TrainConfig, world: World) -> str | None:
+    from smart.model.attention import packing_obstacle
+
+    if base.is_stateful:
+        return f"{base.config.model_type} keeps a state, which goes on from row to row"
+    return packing_obstacle(base.skeleton(), config.tuning.dtype, world.gpu)
 
 
 def cached_tokens(job: TrainingJob, folder: Path) -> TokenStore:

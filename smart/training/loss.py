@@ -1,4 +1,4 @@
-"""The loss, on supervised positions alone; and batches with the labels it needs."""
+"""The loss, on supervised positions alone; and batches with the indices it needs."""
 
 from __future__ import annotations
 
@@ -12,52 +12,73 @@ import torch
 from torch import nn
 
 from smart.config import UserError
+from smart.model.attention import needs_ones
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-IGNORED = -100
-"""The label of a position that the loss is not on."""
 _ROUNDING = {"float32": 1e-5, "bfloat16": 2e-2}
 """What packing may move a logit by, of the largest."""
+
+Batch = dict[str, Any]
+"""What a model is called with, and beside it:
+
+- predicting: int64 (supervised,), positions in the flattened batch whose next token is supervised;
+- targets: int64 (supervised,), those tokens.
+"""
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Rows of (ids, mask) to the tensors of a micro-batch; the mask says which ids are supervised."""
+    """Rows of (ids, mask) to the tensors of a micro-batch; the mask says which ids are supervised.
+
+    The indices that the loss needs are made here, on the CPU: made of a mask on a GPU, they would have to wait for it.
+    """
 
     pad: int
     packing: bool = False
+    ones: bool = False
+    """Adds an attention_mask of ones; see `smart.model.attention.needs_ones`."""
 
-    def __call__(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
-        """Padded on the right: input_ids, attention_mask, labels, LongTensors of shape (rows, longest).
+    def __call__(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> Batch:
+        """Padded on the right: input_ids, int64 (rows, longest). No token sees what comes after, so no mask is needed.
 
-        Packed: input_ids, position_ids, labels of shape (1, all tokens); positions start at 0 with each row.
-        No rows at all give one padding token without supervision.
+        Packed: input_ids and position_ids, int64 (1, all tokens), where positions start at 0 with each row; and where
+        rows start, under the names that transformers has for it. No rows at all give one padding token without
+        supervision. The first token of a row, which nothing predicts, is never supervised.
         """
         rows = rows or [(np.array([self.pad]), np.array([False]))]
-        return self._packed(rows) if self.packing else self._padded(rows)
-
-    def _padded(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
-        shape = (len(rows), max(len(ids) for ids, _ in rows))
-        batch = {
-            "input_ids": torch.full(shape, self.pad),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-            "labels": torch.full(shape, IGNORED),
+        lengths = [len(ids) for ids, _ in rows]
+        width = sum(lengths) if self.packing else max(lengths)
+        starts = np.cumsum([0, *lengths]) if self.packing else np.arange(len(rows)) * width
+        ids = np.full(width if self.packing else width * len(rows), self.pad, np.int64)
+        supervised = np.zeros(len(ids), bool)
+        for start, (row, mask) in zip(starts, rows, strict=False):
+            ids[start : start + len(row)] = row
+            supervised[start + 1 : start + len(row)] = mask[1:]
+        targets = np.flatnonzero(supervised)
+        batch: Batch = {
+            "input_ids": torch.from_numpy(ids).view(-1, width),
+            "predicting": torch.from_numpy(targets - 1),
+            "targets": torch.from_numpy(ids[targets]),
         }
-        for number, (ids, mask) in enumerate(rows):
-            row = torch.from_numpy(ids.astype(np.int64))
-            batch["input_ids"][number, : len(row)] = row
-            batch["attention_mask"][number, : len(row)] = 1
-            batch["labels"][number, : len(row)] = torch.where(torch.from_numpy(mask.copy()), row, IGNORED)
+        if self.packing:
+            positions = np.concatenate([np.arange(length) for length in lengths])
+            bounds = torch.from_numpy(starts.astype(np.int32))
+            batch |= {"position_ids": torch.from_numpy(positions)[None]}
+            batch |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+            batch |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+        if self.ones:
+            batch["attention_mask"] = torch.ones_like(batch["input_ids"])
         return batch
 
-    def _packed(self, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
-        ids = torch.from_numpy(np.concatenate([ids for ids, _ in rows]).astype(np.int64))
-        positions = torch.cat([torch.arange(len(ids)) for ids, _ in rows])
-        supervised = torch.from_numpy(np.concatenate([mask for _, mask in rows]))
-        labels = torch.where(supervised, ids, IGNORED)
-        return {"input_ids": ids[None], "position_ids": positions[None], "labels": labels[None]}
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device; from pinned memory without waiting for it."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
 
 
 class SupervisedHead:
@@ -73,7 +94,9 @@ class SupervisedHead:
         model.get_output_embeddings().register_forward_pre_hook(self._choose)
 
     def _choose(self, module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return arguments if self._chosen is None else (arguments[0][self._chosen], *arguments[1:])
+        if self._chosen is None:
+            return arguments
+        return (arguments[0].flatten(0, -2).index_select(0, self._chosen), *arguments[1:])
 
     @contextmanager
     def _only(self, chosen: torch.Tensor) -> Iterator[None]:
@@ -83,14 +106,12 @@ class SupervisedHead:
         finally:
             self._chosen = None
 
-    def loss(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-        """Cross-entropy of the labels, summed over all supervised positions, in float32; a scalar tensor."""
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        targets = batch["labels"][:, 1:]
-        chosen = torch.nn.functional.pad(targets != IGNORED, (0, 1))  # position t predicts label t + 1
-        with self._only(chosen):
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Cross-entropy of the targets, summed over all supervised positions, in float32; a scalar tensor."""
+        inputs = {name: value for name, value in batch.items() if name not in ("predicting", "targets")}
+        with self._only(batch["predicting"]):
             logits = model(**inputs, use_cache=False).logits
-        return nn.functional.cross_entropy(logits.float(), targets[targets != IGNORED], reduction="sum")
+        return nn.functional.cross_entropy(logits.float(), batch["targets"], reduction="sum")
 
 
 def check_packing(model: PreTrainedModel) -> None:
@@ -101,18 +122,15 @@ def check_packing(model: PreTrainedModel) -> None:
     """
     mask = np.ones(8, bool)
     rows = [(np.arange(5, 13), mask), (np.arange(7, 15), mask)]
-    collate = Collator(pad=0, packing=True)
+    collate = Collator(pad=0, packing=True, ones=needs_ones(model))
     logits = []
     was_training = model.training
     model.eval()
     with torch.no_grad():
         for first in (rows[0], (rows[0][0][::-1].copy(), mask)):
-            batch = {
-                name: part.to(model.device)
-                for name, part in collate([first, rows[1]]).items()
-                if name != "labels"
-            }
-            logits.append(model(**batch, use_cache=False).logits[0, len(rows[0][0]) :].float())
+            batch = move(collate([first, rows[1]]), model.device)
+            inputs = {name: value for name, value in batch.items() if name not in ("predicting", "targets")}
+            logits.append(model(**inputs, use_cache=False).logits[0, len(rows[0][0]) :].float())
     model.train(was_training)
     moved = float((logits[0] - logits[1]).abs().max())
     # Kernels may sum in another order where another row has changed, so some rounding of the dtype is no leak.

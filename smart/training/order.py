@@ -1,4 +1,4 @@
-"""Which examples make up each optimiser step, and how a step is cut into micro-batches: arithmetic on row numbers."""
+"""Which examples make up each optimiser step: arithmetic on row numbers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from smart.training.batching import Batching
+
 
 @dataclass(frozen=True)
 class Order:
     """The examples of a run, in the order in which they are learnt.
 
-    A step is a uniform draw, as without sorting; within a step, examples of like length share a micro-batch.
-    So the number of processes and of accumulation steps changes neither which examples a step holds nor its
+    A step is a uniform draw; only within a step do lengths decide which examples share a micro-batch. So the number of
+    processes and the size of micro-batches change neither which examples a step holds nor, but for rounding, its
     gradient.
     """
 
@@ -22,28 +24,28 @@ class Order:
     lengths: np.ndarray
     """int64 (rows,): tokens of each row."""
     batch_size: int
-    micro_batch_size: int
+    """Examples of a step; the last step may have fewer."""
+    batching: Batching
     world_size: int
 
     @property
     def steps(self) -> int:
         return math.ceil(len(self.stream) / self.batch_size)
 
-    def micro_batches(self, rank: int) -> list[list[int]]:
-        """Row numbers of every micro-batch of one process, step after step."""
-        return [rows[rank].tolist() for step in range(self.steps) for rows in self.step(step)]
+    def rows(self, step: int) -> np.ndarray:
+        """Row numbers of a step, ascending: int64 (examples of the step,)."""
+        return np.sort(self.stream[step * self.batch_size : (step + 1) * self.batch_size])
 
     def step(self, step: int) -> list[list[np.ndarray]]:
-        """Row numbers of a step by accumulation step and process, the longest first.
+        """Row numbers of a step's micro-batches: [round][process] → int64 (rows of that micro-batch,)."""
+        rows = self.rows(step)
+        return [
+            [rows[part] for part in parts] for parts in self.batching.cut(self.lengths[rows], self.world_size)
+        ]
 
-        Only the last step may be short: it has as few accumulation steps as it can, all processes the same
-        number, and a process that is left without an example gets an empty micro-batch.
-        """
-        rows = self.stream[step * self.batch_size : (step + 1) * self.batch_size]
-        rows = rows[np.lexsort((rows, -self.lengths[rows]))]
-        rounds = math.ceil(len(rows) / (self.micro_batch_size * self.world_size))
-        parts = np.array_split(rows, rounds * self.world_size)
-        return [parts[first : first + self.world_size] for first in range(0, len(parts), self.world_size)]
+    def micro_batches(self, step: int, rank: int) -> list[np.ndarray]:
+        """Row numbers of the micro-batches that one process takes in a step; all processes have equally many."""
+        return [parts[rank] for parts in self.step(step)]
 
 
 def make_stream(rows: int, examples: int, seed: int) -> np.ndarray:

@@ -177,6 +177,7 @@ def _store(rows: Iterable[_Row]) -> TokenStore:
         mask = np.zeros(len(row.ids), bool)
         for start, stop in row.spans:
             mask[start:stop] = True
+        mask[:1] = False  # nothing predicts a row's first token
         ids.append(np.array(row.ids, dtype=np.int32))
         masks.append(mask)
         rest.append((row.cut, row.source, row.control))

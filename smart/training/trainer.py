@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, SchedulerType, Trainer, TrainingArguments
 
 from smart.config import UserError
+from smart.model.attention import needs_ones
 from smart.training.callbacks import CheckpointCallback, ProgressCallback
 from smart.training.config import TrainConfig
-from smart.training.loss import IGNORED, Collator, SupervisedHead
+from smart.training.loss import Batch, Collator, SupervisedHead, move
 from smart.training.order import Order
 from smart.training.schedule import make_schedule
 from smart.training.tokens import TokenStore
@@ -34,8 +36,8 @@ def make_arguments(config: TrainConfig, order: Order, folder: Path) -> TrainingA
     }
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=config.batch_size // (config.micro_batch_size * order.world_size),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,  # what the Trainer takes for a batch are all micro-batches of a step
         max_steps=order.steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type=tuning.schedule,
@@ -65,6 +67,36 @@ def make_arguments(config: TrainConfig, order: Order, folder: Path) -> TrainingA
     return arguments
 
 
+@dataclass(frozen=True)
+class StepBatches(Dataset[list[Batch]]):
+    """The micro-batches of one process, step after step."""
+
+    store: TokenStore
+    steps: Sequence[Sequence[np.ndarray]]
+    """Row numbers: of each step, of each of its micro-batches."""
+    collate: Collator
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        return [self.collate([self.store[row] for row in rows]) for rows in self.steps[step]]
+
+
+@dataclass(frozen=True)
+class OrderOfProcess(Sequence[Sequence[np.ndarray]]):
+    """The micro-batches of an order that one process takes, cut when they are asked for."""
+
+    order: Order
+    rank: int
+
+    def __len__(self) -> int:
+        return self.order.steps
+
+    def __getitem__(self, step: Any) -> Any:
+        return self.order.micro_batches(step, self.rank)
+
+
 class SupervisedTrainer(Trainer):
     """Learns the responses of a token store in a given order.
 
@@ -83,7 +115,6 @@ class SupervisedTrainer(Trainer):
         order: Order,
         validation: Mapping[str, TokenStore],
         *,
-        packing: bool,
         eval_steps: int | None,
         keep_checkpoints: int,
         key: str,
@@ -93,13 +124,13 @@ class SupervisedTrainer(Trainer):
         self._train = train
         self._validation = validation
         self._head = SupervisedHead(model)
-        self._step_batches: list[dict[str, torch.Tensor]] = []
+        self._supervised = train.supervised
+        self._step_batches: list[Batch] = []
         self._watch = watch
-        collate = Collator(tokenizer.pad_token_id, packing)
+        self._collate = Collator(tokenizer.pad_token_id, order.batching.packing, needs_ones(model))
         super().__init__(
             model,
             args,
-            data_collator=collate,
             train_dataset=train,
             processing_class=tokenizer,
             callbacks=[
@@ -121,21 +152,43 @@ class SupervisedTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def _loader(self, store: TokenStore, batches: list[list[int]]) -> DataLoader[Any]:
-        # A generator of its own: iterating must not draw from the one that decides dropout.
+    def _loader(self, store: TokenStore, steps: Sequence[Sequence[np.ndarray]]) -> DataLoader[Any]:
+        batches: Any = StepBatches(store, steps, self._collate)
         return DataLoader(
-            store,  # type: ignore[arg-type]
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
+            batches,
+            batch_sampler=[[step] for step in range(len(steps))],
+            collate_fn=_only_one,
+            pin_memory=self.args.device.type == "cuda",
+            # A generator of its own: iterating must not draw from the one that decides dropout.
             generator=torch.Generator(),
         )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self._train, self.order.micro_batches(self.args.process_index))
+        """The micro-batches of this process, a list of them for each step."""
+        return self._loader(self._train, OrderOfProcess(self.order, self.args.process_index))
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        self._step_batches, tokens = super().get_batch_samples(*args, **kwargs)
-        return self._step_batches, tokens
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of the next step, and the supervised tokens of all processes in it."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        (self._step_batches,) = samples
+        return samples, int(self._supervised[self.order.rows(self.state.global_step)].sum())
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward passes of a step's micro-batches; gradients are reduced in the last.
+
+        Sharded gradients are reduced each time: unreduced, they would be as large as the model.
+        """
+        batches = [move(batch, self.args.device) for batch in inputs]
+        losses = []
+        for number, batch in enumerate(batches, 1):
+            is_reduced = number == len(batches) or self.is_fsdp_enabled
+            with nullcontext() if is_reduced else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, batch, num_items_in_batch))
+        return torch.stack(losses).sum()
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Of all micro-batches of a step."""
+        return sum(int(super(SupervisedTrainer, self).floating_point_ops(batch)) for batch in inputs)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -185,13 +238,15 @@ class SupervisedTrainer(Trainer):
 
     def _sum_of_losses(self, model: Any, store: TokenStore) -> np.ndarray:
         """Loss summed over supervised tokens, and their number; float64 (2,)."""
-        world, size = self.args.world_size, self.args.per_device_train_batch_size
-        longest_first = np.argsort(-store.lengths, kind="stable")
-        parts = np.array_split(longest_first, math.ceil(len(store) / (size * world)) * world)
-        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        for batch in self._loader(store, [part.tolist() for part in parts[self.args.process_index :: world]]):
-            batch = self._prepare_inputs(batch)
-            sums[0] += self._head.loss(model, batch).double()
-            sums[1] += (batch["labels"] != IGNORED).sum()
-        sums = self.accelerator.reduce(sums, reduction="sum")
-        return sums.cpu().numpy()
+        rounds = self.order.batching.cut(store.lengths, self.args.world_size)
+        steps = [[parts[self.args.process_index]] for parts in rounds]
+        loss = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        for (batch,) in self._loader(store, steps):
+            loss += self._head.loss(model, move(batch, self.args.device)).double()
+        loss = self.accelerator.reduce(loss, reduction="sum")
+        return np.array([float(loss), store.supervised.sum()])
+
+
+def _only_one(batches: list[list[Batch]]) -> list[Batch]:
+    (batch,) = batches
+    return batch

@@ -161,6 +161,7 @@ DECIDE: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "tuning": ((), ("tuning.lora_r=8",)),
         "batch_size": ((), ("batch_size=16",)),
         "micro_batch_size": ((), ("micro_batch_size=4",)),
+        "tokens_per_micro_batch": ((), ("tokens_per_micro_batch=4096",)),
         "epochs": ((), ("epochs=2",)),
         "max_steps": ((), ("max_steps=3",)),
         "learning_rate": ((), ("learning_rate=0.1",)),

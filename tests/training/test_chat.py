@@ -21,7 +21,7 @@ from smart.model.load import load_model
 from smart.training.dry_run import describe_plan
 from smart.training.fit import fit
 from smart.training.job import cached_tokens
-from smart.training.loss import IGNORED, Collator, SupervisedHead
+from smart.training.loss import Collator, SupervisedHead
 from smart.training.tokens import count_losses, sample_text, tokenize
 from tests.chat_templates import SMOLLM2, chat_tokenizer, write_chat_model
 from tests.training.conftest import ANIMALS
@@ -300,7 +300,7 @@ def trl_rows(model: Any, tokenizer: Any, rows: list[Any], folder: Path, **option
 
 
 def supervised(row: Any) -> list[bool]:
-    return [label != IGNORED for label in row["labels"]]
+    return [label != -100 for label in row["labels"]]
 
 
 def test_what_trl_supervises_beside_the_same_tokens(chat_models, tmp_path):

@@ -223,7 +223,14 @@ def test_unknown_optimizers_and_schedules_name_the_nearest(mixture):
     ("options", "model", "tuning", "world", "said"),
     [
         ({"max_length": 4096}, ModelOptions("tiny_falcon"), {}, World(), "was trained on 2,048 tokens"),
-        ({"packing": True}, ModelOptions("tiny_falcon"), {}, World(), "does not keep packed rows apart"),
+        ({"packing": True}, None, {"dtype": "float32"}, World(gpu=True), "kernels for bfloat16 alone"),
+        (
+            {},
+            ModelOptions("tiny_llama", attention="flash_attention"),
+            {},
+            World(),
+            "Did you mean flash_attention_2",
+        ),
         ({"merge": True}, None, {"method": "full"}, World(), "no adapters to merge"),
         ({}, ModelOptions("tiny_llama", attention="flash_attention_2"), {}, World(), "needs a GPU"),
         ({}, None, {}, World(2, sharded=True), "sharding needs GPUs"),

@@ -124,7 +124,8 @@ def test_rounding_is_no_leak_between_packed_rows(monkeypatch):
     from smart.training import loss
 
     class Model(torch.nn.Module):
-        dtype, device, config = torch.float32, torch.device("cpu"), type("C", (), {"model_type": "own"})
+        dtype, device = torch.float32, torch.device("cpu")
+        config = type("C", (), {"model_type": "own", "_attn_implementation": "sdpa"})
         moves = 0.0
 
         def forward(self, input_ids, **_):

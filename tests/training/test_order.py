@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from smart.training.batching import Batching
 from smart.training.order import Order, make_stream
 
 
 def make_order(rows=100, examples=100, batch=16, micro=4, world=1, seed=5) -> Order:
     lengths = np.random.default_rng(0).integers(5, 300, rows)
-    return Order(make_stream(rows, examples, seed), lengths, batch, micro, world)
+    return Order(make_stream(rows, examples, seed), lengths, batch, Batching(micro), world)
 
 
 def test_every_row_once_an_epoch():
@@ -41,18 +42,22 @@ def test_steps_hold_the_same_examples_however_they_are_cut(world, micro, example
             assert {len(part) for parts in rounds for part in parts} == {micro}
 
 
+def micro_batches(order: Order, rank: int = 0) -> list[np.ndarray]:
+    return [rows for step in range(order.steps) for rows in order.micro_batches(step, rank)]
+
+
 def test_ranks_take_equally_many_micro_batches_and_like_lengths():
     order = make_order(rows=400, examples=397, batch=64, world=2)
-    first, second = order.micro_batches(0), order.micro_batches(1)
+    first, second = micro_batches(order), micro_batches(order, 1)
     assert len(first) == len(second)
     assert sum(map(len, first)) + sum(map(len, second)) == 397
-    longest = [[max(order.lengths[rows]) for rows in rank if rows] for rank in (first, second)]
+    longest = [[max(order.lengths[rows]) for rows in rank if len(rows)] for rank in (first, second)]
     assert np.mean(np.abs(np.array(longest[0]) - np.array(longest[1]))) < 30
 
 
 def test_like_lengths_share_a_micro_batch():
     order = make_order(rows=512, examples=512, batch=64, micro=8)
-    padded = sum(len(rows) * max(order.lengths[rows]) for rows in order.micro_batches(0))
+    padded = sum(len(rows) * max(order.lengths[rows]) for rows in micro_batches(order))
     rows = order.stream.reshape(-1, 8)
     unsorted = sum(8 * max(order.lengths[batch]) for batch in rows)
     tokens = order.lengths[order.stream].sum()

@@ -42,17 +42,22 @@ NO_DROPOUT = {"lora_dropout": 0.0}
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_losses_and_gradients_do_not_depend_on_accumulation(runner, tmp_path, packing):
-    runs = [
-        runner.train(
-            tmp_path / str(micro), tuning=NO_DROPOUT, micro_batch_size=micro, packing=packing, max_steps=3
-        )
-        for micro in (8, 2)
-    ]
-    one, four = (
-        [(entry["loss"], entry["grad_norm"]) for entry in run.history if "grad_norm" in entry] for run in runs
-    )
-    assert len(one) == 3
-    assert torch.allclose(torch.tensor(one), torch.tensor(four), rtol=1e-5, atol=0)
+    cuts = {"one": {"micro_batch_size": 8}, "four": {"micro_batch_size": 2}}
+    cuts["tokens"] = {"tokens_per_micro_batch": 90}
+    runs = {
+        name: runner.train(tmp_path / name, tuning=NO_DROPOUT, packing=packing, max_steps=3, **cut)
+        for name, cut in cuts.items()
+    }
+    found = {
+        name: torch.tensor([(e["loss"], e["grad_norm"]) for e in run.history if "grad_norm" in e])
+        for name, run in runs.items()
+    }
+    assert len(found["one"]) == 3
+    for name in ("four", "tokens"):
+        assert torch.allclose(found["one"], found[name], rtol=1e-5, atol=0)
+    order = runner.job(packing=packing, **cuts["tokens"])
+    rounds = [len(step) for step in map(order.order(order.train_tokens()).step, range(3))]
+    assert max(rounds) > 1, "the tokens make several micro-batches"
 
 
 def test_gradients_do_not_depend_on_accumulation(runner, tmp_path):
@@ -70,9 +75,10 @@ def test_gradients_do_not_depend_on_accumulation(runner, tmp_path):
         assert (one - moved[1][name]).abs().max() <= 1e-5 * one.abs().max()
 
 
-def test_packing_changes_neither_the_examples_of_a_step_nor_its_loss(runner, tmp_path):
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_falcon"])
+def test_packing_changes_neither_the_examples_of_a_step_nor_its_loss(runner, tmp_path, model):
     padded, packed = (
-        runner.train(tmp_path / str(packing), tuning=NO_DROPOUT, packing=packing, max_steps=4)
+        runner.train(tmp_path / str(packing), model=model, tuning=NO_DROPOUT, packing=packing, max_steps=4)
         for packing in (False, True)
     )
     assert packed.manifest["counts"] == padded.manifest["counts"]

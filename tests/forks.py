@@ -24,6 +24,7 @@ IMPORTS = (
         *(f"smart.cli.{stage}" for stage in STAGES),
         "smart.training.trainer",
         "smart.training.callbacks",
+        "smart.training.sharding",
     ),
     *(
         "smart.training.loss",

@@ -238,4 +238,5 @@ def _hint_for(value: object, kind: Kind, hint: str) -> str:
 
 
 def _members(kind: Kind) -> tuple[Kind, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    return tuple(get_args(part)[0] if get_origin(part) is Annotated else part for part in parts)

@@ -124,7 +124,8 @@ def check_finite(name: str, model: PreTrainedModel) -> None:
         UserError: with the first one's name.
     """
     for key, weight in model.named_parameters():
-        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+        packed = hasattr(weight, "quant_state")  # 4-bit weights, whose storage is no number of its dtype
+        if weight.is_floating_point() and not packed and not bool(weight.isfinite().all()):
             raise UserError(
                 f"{name}: the weight {key} holds values that are not finite numbers: its file is damaged"
             )

@@ -7,10 +7,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from smart.config import UserError
 from smart.runtime.memory import peak_memory
 from smart.runtime.progress import progress
 from smart.training import checkpoints
@@ -44,6 +46,26 @@ class CheckpointCallback(TrainerCallback):
             folder = Path(str(args.output_dir))
             checkpoints.seal(folder / f"checkpoint-{state.global_step}", self._key)
             checkpoints.prune(folder, self._keep)
+
+
+class PrecisionCallback(TrainerCallback):
+    """Stops after the first step unless rotary frequencies are float32: bfloat16 moves late positions by radians."""
+
+    _seen = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of_run: Any
+    ) -> None:
+        if self._seen:
+            return
+        self._seen = True
+        for name, buffer in of_run["model"].named_buffers():
+            if name.endswith("inv_freq") and buffer.dtype != torch.float32:
+                raise UserError(
+                    f"{name} is {str(buffer.dtype).rpartition('.')[2]} after the first step, where positions need"
+                    " float32: what has been learnt is of no use",
+                    "another version of transformers or accelerate may leave it as it is",
+                )
 
 
 class ProgressCallback(TrainerCallback):

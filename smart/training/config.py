@@ -22,6 +22,12 @@ def _named(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _launched(value: object) -> object:
+    if value == "fsdp_qlora":
+        raise ValueError("is launch=fsdp now, for tuning=qlora, lora and full alike")
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(CommonConfig):
     """The options of `python train.py`. conf/train.yaml has the defaults."""
@@ -72,8 +78,9 @@ class TrainConfig(CommonConfig):
     keep_checkpoints: Positive = option(2, role="free")
     merge: bool = option(False, role="free")
     """Write the merged model too, into the folder `merged`."""
-    launch: Literal["ddp", "fsdp_qlora"] | None = option(None, role="free")
-    """Start the processes here, one distributed job per run."""
+    launch: Annotated[Literal["ddp", "fsdp"], BeforeValidator(_launched)] | None = option(None, role="free")
+    """Start the processes here, one distributed job per run; ddp: each holds the whole model; fsdp: each holds a part
+    of every weight, gradient and optimiser state."""
     num_processes: Positive | None = option(
         None, role="free", hint="leave it null for one process for each GPU"
     )

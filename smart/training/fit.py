@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,8 +32,11 @@ from smart.runtime.manifest import (
 from smart.runtime.memory import peak_memory
 from smart.training import checkpoints
 from smart.training.card import model_card
-from smart.training.job import TrainingJob, cached_tokens
+from smart.training.job import TrainingJob, World, cached_tokens
 from smart.training.tokens import TokenStore, count_losses, sample_text
+
+if TYPE_CHECKING:
+    from smart.training.trainer import SupervisedTrainer
 
 RUN_FILE = "run.json"
 """Beside the checkpoints: what the unfinished run is."""
@@ -214,13 +217,12 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _make_trainer(
     job: TrainingJob, store: TokenStore, source: str, output: Path, resumed: Path | None, watch: Any
 ) -> tuple[Any, Any]:
-    import torch
     from transformers import set_seed
 
     from smart.model.attention import prepare_attention
-    from smart.training.callbacks import PreemptionCallback
+    from smart.training.callbacks import PrecisionCallback, PreemptionCallback
     from smart.training.loss import check_packing
-    from smart.training.trainer import SupervisedTrainer, make_arguments
+    from smart.training.trainer import make_arguments
 
     order = job.order(store)
     arguments = make_arguments(job.config, order, output / "checkpoints")
@@ -239,12 +241,9 @@ def _make_trainer(
         check_packing(model)
     if not full:
         model = add_adapters(job.base, model, job.config.tuning, job.config.seed)
-        for weight in model.parameters():
-            if job.world.sharded and weight.requires_grad:
-                weight.data = weight.data.to(torch.bfloat16)  # FSDP wants one dtype
     validation = job.validation_tokens()
     arguments.eval_on_start = bool(validation) and resumed is None
-    trainer = SupervisedTrainer(
+    trainer = _trainer_class(job.world)(
         model,
         arguments,
         job.tokenizer,
@@ -258,7 +257,18 @@ def _make_trainer(
     )
     preemption = PreemptionCallback()
     trainer.add_callback(preemption)
+    trainer.add_callback(PrecisionCallback())
     return trainer, preemption
+
+
+def _trainer_class(world: World) -> type[SupervisedTrainer]:
+    if world.sharded:
+        from smart.training.sharding import ShardedTrainer
+
+        return ShardedTrainer
+    from smart.training.trainer import SupervisedTrainer
+
+    return SupervisedTrainer
 
 
 def _run(trainer: Any, resumed: Path | None) -> None:
@@ -286,15 +296,14 @@ def _save(job: TrainingJob, trainer: Any, output: Path) -> None:
     from transformers import GenerationConfig
 
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if job.config.tuning.method == "full" and not job.world.sharded:
-        model.to(getattr(torch, job.config.tuning.dtype))
+    full = job.config.tuning.method == "full"
     for ours, theirs in zip(_configs(model.config), _configs(job.base.config), strict=True):
         if hasattr(theirs, "use_cache"):
             ours.use_cache = theirs.use_cache  # the Trainer has turned it off
     stop_at(model.generation_config, _stop_ids(job))
-    trainer.save_model(str(output))
+    trainer.save_finished(output, getattr(torch, job.config.tuning.dtype) if full else None)
     if trainer.is_world_process_zero():
-        if job.config.tuning.method != "full":
+        if not full:
             ends = {
                 f"{name}_token_id": getattr(job.tokenizer, f"{name}_token_id")
                 for name in ("bos", "eos", "pad")

@@ -36,6 +36,8 @@ VERSION = 3
 """Raised whenever the same configuration and inputs give other weights."""
 
 LONGEST_DEFAULT = 4096
+SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
+"""Those whose states are of the shape of the weights, so that they are sharded and gathered as the weights are."""
 
 log = logging.getLogger(__name__)
 
@@ -215,23 +217,14 @@ def _refuse_combinations(config: TrainConfig, world: World, problems: Problems) 
     if config.merge and tuning.method == "full":
         problems.add("merge", "true", "full tuning has no adapters to merge", "leave merge out")
     _refuse_attention(model.attention, world, problems)
-    if world.sharded and not world.gpu:
-        problems.add("launch", "fsdp_qlora", "sharding needs GPUs", "use launch=ddp")
-    if world.sharded and tuning.method == "qlora" and tuning.dtype != "bfloat16":
-        problems.add(
-            "tuning.dtype",
-            tuning.dtype,
-            "sharded 4-bit weights are stored as bfloat16",
-            "use tuning.dtype=bfloat16",
-        )
-    if world.sharded and "8bit" in tuning.optimizer:
+    if world.sharded and tuning.optimizer not in SHARDED_OPTIMIZERS:
         problems.add(
             "tuning.optimizer",
             tuning.optimizer,
-            "8-bit states cannot be sharded",
+            f"its states cannot be sharded; with launch=fsdp it can be {', '.join(SHARDED_OPTIMIZERS)}",
             "use tuning.optimizer=adamw_torch",
         )
-    if tuning.optimizer.startswith("paged") and not world.gpu:
+    elif tuning.optimizer.startswith("paged") and not world.gpu:
         problems.add(
             "tuning.optimizer", tuning.optimizer, "pages between GPU and CPU memory, and there is no GPU",
             "use tuning.optimizer=adamw_8bit",

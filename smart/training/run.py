@@ -45,25 +45,23 @@ def train(config: TrainConfig) -> TrainedAdapter:
     folder = config.output or config.output_root / "adapters" / f"{_stem(job)}-{job.key[:8]}"
     folder = real(folder)
     make_writable("output", folder.parent)
-    if is_finished(folder, job.key, config.overwrite):
-        if job.world.rank == 0:
-            with owned(folder):
-                tidy(folder)
-                if config.merge:
-                    merge(job, folder)
-            _catch_up(job, TrainedAdapter(folder))
-        return TrainedAdapter(folder, found=True)
-    if config.launch and not processes.is_launched():
-        launch.start(config.launch, job.world, (*config.composed.flags, *config.composed.overrides))
+    starts = config.launch is not None and not processes.is_launched()
+    if starts and not is_finished(folder, job.key, config.overwrite):
+        launch.start(job.world, (*config.composed.flags, *config.composed.overrides))
         return TrainedAdapter(folder, launched=True)
-    with owned(folder) if job.world.rank == 0 else contextlib.nullcontext():
-        launch.join_group(job.world, config.ddp_timeout)
-        launch.wait_for_all(job.world)
-        finished = is_finished(folder, job.key, config.overwrite)  # by another command meanwhile
-        launch.wait_for_all(job.world)  # all have looked before the first writes
-        if not finished:
+    group = processes.Processes() if starts else launch.join_group(job.world, config.ddp_timeout)
+    with owned(folder) if group.rank == 0 else contextlib.nullcontext():
+        launch.check_agreement(job.key, folder, group)
+        # One looks, under the lock: what the others saw might be another command's work of a moment before or after.
+        if not group.of_main(lambda: is_finished(folder, job.key, config.overwrite)):
             _fit_and_track(job, folder)
-    return TrainedAdapter(folder)
+            return TrainedAdapter(folder)
+        if group.rank == 0:
+            tidy(folder)
+            if config.merge:
+                merge(job, folder)
+            _catch_up(job, TrainedAdapter(folder))
+    return TrainedAdapter(folder, found=True)
 
 
 def plan(config: TrainConfig) -> str:
@@ -83,7 +81,7 @@ def fetch(config: TrainConfig) -> None:
 def prepare_job(config: TrainConfig) -> TrainingJob:
     """The job on the processes that take part; those beside the main one only log errors."""
     processes.quieten_others()
-    return prepare(config, launch.world(config.launch, config.num_processes))
+    return prepare(config, launch.world(config))
 
 
 def _fit_and_track(job: TrainingJob, folder: Path) -> None:

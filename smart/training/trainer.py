@@ -152,6 +152,12 @@ class SupervisedTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def save_finished(self, folder: Path, dtype: torch.dtype | None) -> None:
+        """Write the weights that have learnt, whole, with the tokenizer; `dtype` of theirs: None as they learn."""
+        if dtype is not None:
+            self.accelerator.unwrap_model(self.model).to(dtype)
+        self.save_model(str(folder))
+
     def _loader(self, store: TokenStore, steps: Sequence[Sequence[np.ndarray]]) -> DataLoader[Any]:
         batches: Any = StepBatches(store, steps, self._collate)
         return DataLoader(

@@ -74,6 +74,7 @@ class Runner:
     mixture: Path
     models: Path
     model: str = "tiny_llama"
+    world: World = field(default_factory=World)
     tuning: dict[str, Any] = field(
         default_factory=lambda: {
             "lora_r": 4,
@@ -99,7 +100,7 @@ class Runner:
             output_root=self.models.parent,
             **self.options | options,
         )
-        return prepare(config, World())
+        return prepare(config, self.world)
 
     def train(self, output: Path, *, watch: Any = lambda logs, step: None, **options: Any) -> Any:
         from smart.training.fit import fit

@@ -204,7 +204,8 @@ def test_mistakes_are_one_line_each(arguments):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ("launch=dpp", "launch=dpp: must be one of ddp, fsdp_qlora, or null; did you mean ddp?"),
+        ("launch=dpp", "launch=dpp: must be one of ddp, fsdp, or null; did you mean ddp?"),
+        ("launch=fsdp_qlora", "launch=fsdp_qlora: is launch=fsdp now"),
         ("model=auto", "model.name=???: must be a hub name or a folder"),
         ("batch_size=abc", "batch_size=abc: must be a whole number, at least 1"),
         ("tuning.schedule=cosin", "tuning.schedule=cosin: no such schedule. Did you mean cosine?"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -53,14 +52,3 @@ def test_qlora_as_published():
 def test_context_of_the_7b_models():
     contexts = {name: composed(f"model={name}")["model"]["context"] for name in ("llama2_7b", "falcon_7b")}
     assert contexts == {"llama2_7b": 4096, "falcon_7b": 2048}
-
-
-@pytest.mark.parametrize("name", ["ddp", "fsdp_qlora"])
-def test_accelerate_takes_its_files(name):
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    file = conf_dir() / "accelerate" / f"{name}.yaml"
-    config = load_config_from_file(str(file))
-    assert str(config.distributed_type).endswith({"ddp": "MULTI_GPU", "fsdp_qlora": "FSDP"}[name])
-    fsdp = yaml.safe_load(file.read_text()).get("fsdp_config", {})
-    assert fsdp.get("fsdp_use_orig_params", False) is False

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -147,8 +148,6 @@ def check_sharded(model: nn.Module) -> None:
 
 def _stored(folder: Path, files: ExitStack) -> Mapping[str, Any]:
     """Name → open file of each tensor of a folder."""
-    from safetensors import safe_open
-
     opened = [
         files.enter_context(safe_open(file, framework="pt")) for file in sorted(folder.glob("*.safetensors"))
     ]

@@ -24,6 +24,7 @@ OURS_THAT_LOAD_THEM = {
     *(
         "smart.evaluation.cached_lm",
         "smart.evaluation.heldout_turns",
+        "smart.model.attention",
         "smart.training.callbacks",
         "smart.training.loss",
         "smart.training.schedule",

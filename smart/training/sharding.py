@@ -35,8 +35,6 @@ class ShardedTrainer(SupervisedTrainer):
     def __init__(self, model: Any, args: Any, *rest: Any, **options: Any) -> None:
         from accelerate.utils import DistributedType
 
-        # Summed after each micro-batch: until then the gradients of all weights would be whole on every process.
-        args.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True}
         if args.device.type == "cpu":  # where accelerate shards nothing, unless it takes the CPUs for GPUs
             args.distributed_state.distributed_type = DistributedType.MULTI_GPU
         super().__init__(model, args, *rest, **options)

@@ -32,7 +32,12 @@ DESCENT = {
 }
 """Each weight moves by its gradient, at a learning rate of 1."""
 RUNS = {
-    "qlora": {"tuning": {"method": "qlora", "lora_dropout": 0.0}, "max_steps": 4, "merge": True},
+    "qlora": {
+        "tuning": {"method": "qlora", "lora_dropout": 0.0},
+        "max_steps": 4,
+        "micro_batch_size": 2,
+        "merge": True,
+    },
     "lora": {"tuning": {"method": "lora", **DESCENT}, "max_steps": 1, "learning_rate": 1.0},
     "full": {"tuning": {"method": "full"}, "max_steps": 4},
     "half": {

@@ -21,15 +21,17 @@ from benchmarks.gpu.results import Measurement
 from benchmarks.gpu.runner import MissingError
 from smart.config import compose, read_config
 from smart.runtime.files import atomic_folder
+from smart.runtime.gpu import tf32
 
 REPEATS = 3
 CONTENDERS: dict[str, tuple[str, ...]] = {
     "4-bit, adapters": ("four_bit=true",),
     "bfloat16, adapters": ("four_bit=false",),
-    "bfloat16, merged": ("adapter=null",),
-    "4-bit, no adapters": ("adapter=null", "four_bit=true"),
+    "bfloat16, merged": ("four_bit=null", "merged=true"),
+    "4-bit, adapters in bfloat16": ("four_bit=true", "adapter_dtype=bfloat16"),
+    "bfloat16, adapters in bfloat16": ("four_bit=false", "adapter_dtype=bfloat16"),
+    "bfloat16, adapters in TF32": ("four_bit=false", "tf32=true"),
 }
-"""A merged model has the shape of one without adapters."""
 AT_ONCE = (8, 32, 64)
 NEW_TOKENS = 256
 DOCUMENTS = 256
@@ -59,14 +61,15 @@ def measure(one: Measurement, options: Options) -> dict[str, Any]:
     kind, size = one.case.split("/")
     lm, _ = load(CONTENDERS[one.contender], int(size), options)
     new = 8 if options.tiny else NEW_TOKENS
-    ask(lm, kind, documents(int(size), options, seed=1), min(8, new))  # libraries set themselves up
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
     count = (8 if options.tiny else DOCUMENTS) if kind == "likelihood" else max(int(size), 2 * AT_ONCE[0])
     texts = documents(count, options, seed=options.seed)
-    started = time.perf_counter()
-    ask(lm, kind, texts, new)
-    seconds = time.perf_counter() - started
+    with tf32("tf32=true" in CONTENDERS[one.contender]):
+        ask(lm, kind, documents(int(size), options, seed=1), min(8, new))  # libraries set themselves up
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        ask(lm, kind, texts, new)
+        seconds = time.perf_counter() - started
     rate = {"documents_per_second": round(count / seconds, 2)}
     if kind == "generate":
         rate["new_tokens_per_second"] = round(count * new / seconds, 1)
@@ -118,12 +121,14 @@ def load(overrides: tuple[str, ...], size: int, options: Options) -> tuple[Any, 
     from smart.evaluation.cached_lm import CachedLM
     from smart.evaluation.job import prepare
     from smart.evaluation.model_under_test import load_lm
+    from smart.evaluation.scoring import check_device
 
     folder = options.model or shapes.model_folder(options.scratch, "mistral_7b", tiny=options.tiny)
     words = [f"adapter={adapter_folder(folder, options)}", f"model.name={folder}", "model=mistral_7b"]
     words += ["model.context=null", f"batch_size={size}", f"output_root={options.scratch}", "suite=mmlu"]
     job = prepare(read_config(EvaluateConfig, compose("evaluate", [*words, *overrides])))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(job, device)
     with shapes.random_weights():
         inner = load_lm(job.model, job.model.tokenizer(list), options.scratch / "models", device)
     return CachedLM(inner, form=job.model.chat), inner

@@ -18,6 +18,7 @@ from huggingface_hub import errors, try_to_load_from_cache
 from smart.config import Problems, UserError, counted, nearest
 from smart.embedding.encoders import Encoded, Encoder, Session, validate_dtype
 from smart.runtime.files import hash_bytes, hash_file
+from smart.runtime.gpu import has_tensor_types
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -101,7 +102,7 @@ class SentenceTransformers(Encoder):
 
         model = self._load()
         self._set_truncation(model)
-        if model.device.type == "cuda" and torch.cuda.is_bf16_supported():
+        if has_tensor_types(model.device):
             compute_in_bfloat16(model)
         devices = torch.cuda.device_count()
         pool = model.start_multi_process_pool() if devices > 1 else None

@@ -7,12 +7,13 @@ changes what is padded with what, and the answers stay the same to the last digi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,6 +146,7 @@ class CachedLM(LM):
     Args:
         store: keeps answers for later runs; None keeps nothing.
         form: how conversations become prompts; None: prompts are plain text.
+        generation_batch_size: prompts at once while answers are generated; None: as `inner` has it.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class CachedLM(LM):
         store: AnswerStore | None = None,
         processes: Processes | None = None,
         form: ChatFormat | None = None,
+        generation_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.inner = inner
@@ -160,6 +163,7 @@ class CachedLM(LM):
         self.tally = Tally()
         self._store = store
         self._processes = processes or Processes()
+        self._generation_batch_size = generation_batch_size
 
     @property
     def tokenizer_name(self) -> str:
@@ -222,12 +226,25 @@ class CachedLM(LM):
             self.tally.new_tokens += new
             self.tally.truncated += length > self.inner.max_length - new
 
+        size = self._generation_batch_size or self.inner.batch_size
+
         def generate(content: list[Any]) -> list[Any]:
             instances: Any = [SimpleNamespace(args=args) for args in content]
-            return self.inner.generate_until(instances, disable_tqdm=True)
+            with self._batches_of(size):
+                return self.inner.generate_until(instances, disable_tqdm=True)
 
-        batches = generation_batches(asked, lengths, self.inner.batch_size)
+        batches = generation_batches(asked, lengths, size)
         return self._answer("generate_until", requests, batches, generate)
+
+    @contextlib.contextmanager
+    def _batches_of(self, size: int) -> Iterator[None]:
+        """Inside, lm-eval's class takes so many prompts at once."""
+        before = self.inner.batch_size_per_gpu
+        self.inner.batch_size_per_gpu = size
+        try:
+            yield
+        finally:
+            self.inner.batch_size_per_gpu = before
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         batches = [Batch([number], [request.args]) for number, request in enumerate(requests)]

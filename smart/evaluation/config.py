@@ -13,6 +13,15 @@ from smart.model import ChatOptions, ModelOptions
 from smart.runtime.common_config import CommonConfig
 
 
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How answers are generated."""
+
+    batch_size: Positive | None = option(None, added=True, hint="leave it null for that of all prompts")
+    """Prompts at once while answers are generated; None: batch_size. Each new token reads all weights, so a larger one
+    is quicker; in bfloat16 it changes answers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(CommonConfig):
     """The options of `python evaluate.py`. conf/evaluate.yaml has the defaults."""
@@ -31,6 +40,13 @@ class EvaluateConfig(CommonConfig):
     """The base in 4 bits (NF4); None: as the adapter was trained, and never for a model without adapter."""
     batch_size: Positive | Literal["auto"] = 8
     """Prompts at once; auto: as many as a GPU holds. In bfloat16 it changes scores: keep it fixed to compare."""
+    adapter_dtype: Literal["float32", "bfloat16"] = option("float32", added=True)
+    """Of the adapters, which are trained and kept in float32; bfloat16 computes them as the model, which is quicker."""
+    merged: bool = option(False, added=True)
+    """Put the adapters into the weights of the model, never into 4 bits, before it answers."""
+    tf32: bool = option(False, added=True)
+    """Multiply what is in float32 in TF32, on GPUs that have it: quicker, with 10 bits of a number's 23."""
+    generation: GenerationOptions = option(default_factory=GenerationOptions, added=True)
     max_length: Positive | None = option(None, hint="leave it null for what the model was trained on")
     """Tokens of prompt and answer; None: what the model was trained on."""
     format: Literal["auto", "plain", "chat"] = option(

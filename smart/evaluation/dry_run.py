@@ -26,11 +26,12 @@ def describe_plan(job: EvaluationJob) -> str:
     weights = sum(weight.numel() for weight in model.parameters())
     precision = job.model.precision
     speed, at_once = measure(precision.dtype), precision.batch_size if precision.batch_size != "auto" else 8
-    calls = tally.new_tokens / int(at_once)
+    generated_at_once = precision.generation_batch_size or int(at_once)
+    calls = tally.new_tokens / generated_at_once
     width = 4 if precision.dtype == "float32" else 2
     seconds = speed.start + speed.reading(weights, tally.input_tokens)
     seconds += speed.call * tally.requests / int(at_once)
-    seconds += speed.writing(weights, calls, int(at_once), width)
+    seconds += speed.writing(weights, calls, generated_at_once, width)
     lines = {
         "items": f"{items:,} of {counted(len(suite.loaded['tasks']), 'task')}; {counted(tally.requests, 'request')}",
         "tokens": f"{tally.input_tokens:,} read, at most {tally.new_tokens:,} generated",

@@ -79,7 +79,18 @@ def prepare(config: EvaluateConfig) -> EvaluationJob:
     problems = Problems()
     check_options(config, problems)
     problems.raise_if_any()
-    precision = Precision(config.dtype, config.four_bit, config.batch_size, config.max_length)
+    _refuse_combinations(config, problems)
+    problems.raise_if_any()
+    precision = Precision(
+        config.dtype,
+        config.four_bit,
+        config.batch_size,
+        config.max_length,
+        adapter_dtype=config.adapter_dtype,
+        merged=config.merged,
+        tf32=config.tf32,
+        generation_batch_size=config.generation.batch_size,
+    )
     files = sorted(config.benchmark_data.glob("*.parquet")) if config.benchmark_data else []
     files += [Path(config.suite.collection)] if config.suite.collection else []
     data = {file: state_of(file) for file in files if file.is_file()}
@@ -87,6 +98,27 @@ def prepare(config: EvaluateConfig) -> EvaluationJob:
         config.model, config.adapter, precision, config.format, config.chat, cache=config.cache / "models"
     )
     return EvaluationJob(config, model, data)
+
+
+def _refuse_combinations(config: EvaluateConfig, problems: Problems) -> None:
+    if config.merged and config.four_bit:
+        problems.add(
+            "merged",
+            "true",
+            "merging into 4 bits would lose what was learnt",
+            "leave four_bit out, or merged",
+        )
+    if config.adapter_dtype == "bfloat16" and config.merged:
+        problems.add(
+            "adapter_dtype", "bfloat16", "merged adapters have the type of the model", "leave it out"
+        )
+    elif config.adapter_dtype == "bfloat16" and config.dtype == "float32":
+        problems.add(
+            "adapter_dtype",
+            "bfloat16",
+            "is coarser than the model's float32",
+            "use dtype=bfloat16, or leave it out",
+        )
 
 
 def load_tasks(job: EvaluationJob) -> tuple[LoadedSuite, PreTrainedTokenizerBase]:

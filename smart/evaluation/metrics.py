@@ -26,6 +26,13 @@ from smart.templates import SEPARATOR
 
 SETTINGS = ("dtype", "four_bit", "batch_size", "max_length", "attention", "device")
 """What scores depend on beside model and tasks, of results.json's `model`."""
+ADDED_SETTINGS = {
+    "adapter_dtype": "float32",
+    "merged": False,
+    "tf32": False,
+    "generation_batch_size": None,
+}
+"""More of them, and what holds where results don't say it."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +171,10 @@ def _shown(value: Any) -> str:
 def _settings(results: Mapping[str, Any]) -> dict[str, Any]:
     model = results.get("model", {})
     found = {name: model.get(name) for name in SETTINGS}
+    found |= {name: model.get(name, default) for name, default in ADDED_SETTINGS.items()}
     found["separator"] = repr(model.get("separator", SEPARATOR))
     if found["dtype"] == "float32":  # then batches change rounding alone
-        del found["batch_size"]
+        del found["batch_size"], found["generation_batch_size"]
     found["format"] = _format(results)
     found["limit"] = results.get("limit")
     found["version of the scores"] = results.get("version", "before 3")

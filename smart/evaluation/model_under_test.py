@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from smart.config import Problems, UserError, read_options
-from smart.model.adapters import load_adapters, read_adapter_config
+from smart.config import Problems, UserError, deciding, option, read_options
+from smart.model.adapters import cast_adapters, fold_adapters, load_adapters, read_adapter_config
 from smart.model.base import Base, Texts, check_special_tokens, find_base, load_tokenizer, weights_source
 from smart.model.chat import MANIFEST_FIELD, ChatFormat, stop_at
 from smart.model.chat_format import DATE
@@ -19,6 +19,7 @@ from smart.model.options import ChatOptions, ModelOptions, known_packages
 from smart.model.pretrained import read_tokenizer
 from smart.runtime.content import FileState, check_unchanged
 from smart.runtime.files import hash_bytes
+from smart.runtime.gpu import device_name
 from smart.runtime.manifest import open_artifact, read_manifest
 from smart.templates import SEPARATOR
 
@@ -53,6 +54,14 @@ class Precision:
     """Prompts at once; auto: as many as a GPU holds. In bfloat16 it changes scores: keep it fixed to compare."""
     max_length: int | None = None
     """Tokens of prompt and answer; None: what the model was trained on."""
+    adapter_dtype: str = option("float32", added=True)
+    """float32 or bfloat16."""
+    merged: bool = option(False, added=True)
+    """True: the adapters are in the weights of the model."""
+    tf32: bool = option(False, added=True)
+    """True: float32 is multiplied in TF32."""
+    generation_batch_size: int | None = option(None, added=True)
+    """Prompts at once while answers are generated; None: batch_size."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,8 @@ class ModelUnderTest:
 
     @property
     def four_bit(self) -> bool:
+        if self.precision.merged:
+            return False
         if self.precision.four_bit is not None or self.adapter is None:
             return bool(self.precision.four_bit)
         return bool(self.manifest.get("config", {}).get("tuning", {}).get("method") == "qlora")
@@ -95,7 +106,7 @@ class ModelUnderTest:
             **({"text_files": self.base.text_key} if self.base.text_key else {}),
             "adapter": self.adapter_key,
             "attention": self.base.options.attention,
-            **asdict(self.precision),
+            **deciding(self.precision),
             "four_bit": self.four_bit,
         }
 
@@ -128,6 +139,9 @@ def find_model(
         template for the form that is asked for.
     """
     found = _find(model, adapter, precision, cache)
+    if found.adapter is None and (precision.merged or precision.adapter_dtype != "float32"):
+        asked = "merged=true" if precision.merged else f"adapter_dtype={precision.adapter_dtype}"
+        raise UserError(f"{asked}: {found.name} has no adapters", "leave it out")
     return replace(found, chat=_find_format(found, form, told or ChatOptions()))
 
 
@@ -249,7 +263,10 @@ def load_lm(
         align_special_tokens(model, tokenizer)
         model = load_adapters(model, tested.adapter)
         check_unchanged(tested.states)
+        cast_adapters(model, tested.precision.adapter_dtype)
         check_adapter(model, tokenizer, tested.adapter)
+        if tested.precision.merged:
+            model, _ = fold_adapters(tested.base, model, dtype)
     else:
         probe_logits(model.eval(), tokenizer)
     if tested.chat is not None:
@@ -333,7 +350,7 @@ def settings(lm: HFLM, tested: ModelUnderTest) -> dict[str, Any]:
         "adapter_folder": None if tested.adapter is None else str(tested.adapter),
         "batch_size": lm.batch_size,
         "max_length": lm.max_length,
-        "device": lm.device.type,
+        "device": device_name(lm.device),
         "beginning_of_sequence": lm.tokenizer.decode(first[0]) if len(first) > 1 else None,
         "padding": {"likelihood": "right", "generation": "left"},
         "tokenizer": hash_bytes([lm.tokenizer.backend_tokenizer.to_str().encode()]),

@@ -19,6 +19,7 @@ from smart.evaluation.job import PACKAGES, VERSION, EvaluationJob, load_tasks
 from smart.evaluation.model_under_test import load_lm, settings
 from smart.evaluation.scores import losses_by_turn, samples_table, summarize, task_hashes, write_scores
 from smart.runtime.files import atomic_folder
+from smart.runtime.gpu import device_name, has_tensor_types, tf32
 from smart.runtime.logs import log_so_far
 from smart.runtime.manifest import make_key, versions, write_manifest
 from smart.runtime.memory import peak_memory
@@ -53,9 +54,11 @@ def score(job: EvaluationJob, folder: Path, processes: Processes, device: torch.
     used = settings(inner, job.model)
     answers = job.config.cache / "answers" / make_key({**used, "versions": versions(*PACKAGES)}, [], VERSION)
     store = AnswerStore(answers, f"{job.key[:8]}-{processes.rank}")
-    lm = CachedLM(inner, store, processes, job.model.chat)
+    size = job.model.precision.generation_batch_size
+    lm = CachedLM(inner, store, processes, job.model.chat, generation_batch_size=size)
     loaded = time.monotonic()
-    results = run_suite(lm, suite, job.limit)
+    with tf32(job.model.precision.tf32):
+        results = run_suite(lm, suite, job.limit)
     turns = losses_by_turn(results["samples"])
     samples = samples_table(results.pop("samples"))
     if lm.tally.truncated:
@@ -112,7 +115,9 @@ def _manifest(job: EvaluationJob, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_device(job: EvaluationJob, device: torch.device) -> None:
-    """Refuse an automatic batch size where no memory limit can be found."""
+    """Refuse an automatic batch size where no memory limit can be found, and TF32 where there is none."""
+    if job.model.precision.tf32 and not has_tensor_types(device):
+        raise UserError(f"tf32=true: {device_name(device)} does not have it; GPUs from Ampere (A100) on do")
     if job.model.precision.batch_size == "auto" and device.type == "cpu":
         raise UserError(
             "batch_size=auto: needs a GPU, whose memory it fills; give a number, such as batch_size=8"

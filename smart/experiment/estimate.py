@@ -182,7 +182,8 @@ def _evaluation(
         return Estimate(None, None)
     at_once = config.get("batch_size")
     at_once = at_once if isinstance(at_once, int) else 8
-    four_bit = config.get("four_bit")
+    generated_at_once = (config.get("generation") or {}).get("batch_size") or at_once
+    four_bit = False if config.get("merged") else config.get("four_bit")
     if four_bit is None:
         four_bit = (source.get("tuning") or {}).get("method") == "qlora"
     unpacked = parameters * speed.unpack if four_bit else 0.0
@@ -191,7 +192,8 @@ def _evaluation(
     for some, read, written in filter(None, asked):
         batches = -(-some // at_once)
         seconds += speed.reading(parameters, some * read) + batches * (unpacked + speed.call)
-        seconds += speed.writing(parameters, batches * written, min(at_once, some), width)
+        calls = -(-some // generated_at_once) * written
+        seconds += speed.writing(parameters, calls, min(generated_at_once, some), width)
         items += some
     return Estimate(seconds, items * _SCORE_BYTES)
 

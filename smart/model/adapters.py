@@ -130,6 +130,46 @@ def load_adapters(model: PreTrainedModel, folder: Path) -> PeftModel:
     return adapted
 
 
+def cast_adapters(model: PeftModel, dtype: str) -> None:
+    """Keep the adapters in this dtype, in which they are then computed."""
+    import torch
+
+    for name, weight in model.named_parameters():
+        if ".lora_" in name:
+            weight.data = weight.data.to(getattr(torch, dtype))
+
+
+def fold_adapters(base: Base, model: Any, dtype: str) -> tuple[PreTrainedModel, float]:
+    """The model with the adapters in its weights, which are not in 4 bits.
+
+    Args:
+        model: a PeftModel, which is used up.
+        dtype: of its weights.
+
+    Returns:
+        Beside the model, the largest difference of the logits before and after, relative to the largest logit.
+
+    Raises:
+        UserError: if the two disagree by more than the dtype's precision explains.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = base.config.get_text_config().vocab_size
+    probe = torch.randint(0, vocabulary, (2, 16), generator=generator).to(model.device)
+    with torch.no_grad():
+        before = model(input_ids=probe).logits.float()
+        merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+        after = merged(input_ids=probe).logits.float()
+    difference = float((before - after).abs().max() / before.abs().max())
+    if not difference <= _TOLERANCE[dtype]:
+        raise UserError(
+            f"merging changed the logits by {difference:.2g} of the largest, more than {dtype} explains:"
+            " keep the adapters unmerged"
+        )
+    return merged, difference
+
+
 def merge_adapters(
     base: Base, source: str, adapter: Path, output: Path, dtype: str, *, stop_ids: Sequence[int] = ()
 ) -> float:
@@ -148,28 +188,13 @@ def merge_adapters(
     Raises:
         UserError: if the two disagree by more than the dtype's precision explains.
     """
-    import torch
     from transformers.trainer_utils import align_special_tokens
 
     tokenizer = read_tokenizer(str(adapter), adapter)
     plain = load_model(base, source, dtype=dtype)
     align_special_tokens(plain, tokenizer)
     stop_at(plain.generation_config, stop_ids)
-    model: Any = load_adapters(plain, adapter).eval()
-    probe = torch.randint(
-        0, base.config.get_text_config().vocab_size, (2, 16), generator=torch.Generator().manual_seed(0)
-    )
-    with torch.no_grad():
-        before = model(input_ids=probe).logits.float()
-        merged = model.merge_and_unload(safe_merge=True)
-        after = merged(input_ids=probe).logits.float()
-    difference = float((before - after).abs().max() / before.abs().max())
-    if not difference <= _TOLERANCE[dtype]:
-        raise UserError(
-            f"merging changed the logits by {difference:.2g} of the largest, more than {dtype} explains:"
-            " keep the"
-            " adapters unmerged (merge=false)"
-        )
+    merged, difference = fold_adapters(base, load_adapters(plain, adapter).eval(), dtype)
     merged.save_pretrained(output)
     tokenizer.save_pretrained(output)
     return difference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,12 @@ from smart.config import UserError, counted
 from smart.model.base import Base
 from smart.model.pretrained import check_weights, hub_errors
 from smart.runtime.content import check_unchanged
+from smart.runtime.gpu import device_name, emulates_bfloat16
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
 
 CAUSAL_TOLERANCE = 0.02
 """Of the largest logit: what rounding in bfloat16 may move, far below what an encoder's tokens see of each other."""
@@ -47,6 +51,9 @@ def load_model(
 
     from smart.model.attention import tell_falcon_its_rows
 
+    if dtype == "bfloat16" and emulates_bfloat16(torch.device(device)):
+        name = device_name(torch.device(device))
+        log.warning("%s computes bfloat16 by emulation, which is slower than float32.", name)
     torch_dtype = getattr(torch, dtype)
     options: dict[str, Any] = {"dtype": torch_dtype, "trust_remote_code": False, "use_safetensors": True}
     options["ignore_mismatched_sizes"] = True  # check_complete says more of them

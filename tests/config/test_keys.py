@@ -184,6 +184,10 @@ DECIDE: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "format": (CHATTY, (*CHATTY, "format=chat")),
         "chat": ((*CHATTY, "format=chat"), (*CHATTY, "format=chat", "chat.system=x")),
         "limit": ((), ("limit=3",)),
+        "adapter_dtype": (("adapter=adapter",), ("adapter=adapter", "adapter_dtype=bfloat16")),
+        "merged": (("adapter=adapter",), ("adapter=adapter", "merged=true")),
+        "tf32": ((), ("tf32=true",)),
+        "generation": ((), ("generation.batch_size=16",)),
         "benchmark_data": ((), ("benchmark_data=benchmarks2",)),
     },
     "reproduce": {

@@ -220,10 +220,12 @@ def test_settings_in_which_scores_differ_are_named_beside_the_result(tmp_path):
     a, b = write(tmp_path / "a", answers(0, 0.8)), write(tmp_path / "b", answers(1, 0.5))
     exact = {"dtype": "float32", "batch_size": 8, "max_length": 1024, "four_bit": False}
     add(a, model=exact, limit=None, version=3, packages={"torch": "2.12"})
-    add(b, model=exact | {"max_length": 300, "batch_size": 4}, version=3, packages={"torch": "2.13"})
+    changed = {"max_length": 300, "batch_size": 4, "generation_batch_size": 2, "tf32": True}
+    add(b, model=exact | changed, version=3, packages={"torch": "2.13"})
     folder, text = compare([a, b], tmp_path / "out", tmp_path)
     assert text.splitlines()[1:] == [
         "Not scored alike: max_length is 1024 for a; 300 for b.",
+        "Not scored alike: tf32 is false for a; true for b.",
         "Not scored alike: version of torch is 2.12 for a; 2.13 for b.",
     ], "in float32, the batch size changes nothing but rounding"
     assert "- Not scored alike: max_length" in (folder / "README.md").read_text()

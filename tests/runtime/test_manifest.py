@@ -26,6 +26,7 @@ from smart.runtime.manifest import (
     is_made,
     open_artifact,
     read_manifest,
+    versions,
     write_manifest,
 )
 
@@ -311,3 +312,7 @@ def test_what_lies_aside_comes_back_only_where_nothing_took_its_place(artifact: 
     assert (artifact / "note").exists()
     assert not (artifact / ".tmpX0y1Z2").exists()
     assert leftovers(artifact.parent) == []
+
+
+def test_versions_leave_out_what_is_not_installed() -> None:
+    assert set(versions("numpy", "no-such-package")) == {"python", "numpy"}

@@ -260,7 +260,7 @@ def test_training_is_measured(kit, words):
 
 def test_gradients_are_compared_with_the_cpu(kit, monkeypatch):
     """Here with itself, so float32 is equal but for the order of sums, and bfloat16 is not."""
-    few = ("float32 without a mask", "float32 packed", "bfloat16")
+    few = ("float32 with a mask", "float32 packed", "bfloat16")
     monkeypatch.setattr(correct, "VARIANTS", {name: correct.VARIANTS[name] for name in few})
     (line,) = lines_of(kit, "correct", "gradients/llama2_7b")
     found = line["result"]
@@ -278,6 +278,14 @@ def test_a_wrong_gradient_is_seen():
     )
     with pytest.raises(ValueError, match="gradients of 1"):
         correct.distance_of({"a": torch.zeros(2)}, reference)
+
+
+def test_a_mask_covers_what_follows_the_end_of_a_row():
+    import torch
+
+    ids = torch.tensor([[5, 6, 2, 2, 2], [5, 2, 6, 7, 2], [5, 6, 7, 8, 9]])
+    mask = correct.mask_padding({"input_ids": ids, "use_cache": False}, pad=2)["attention_mask"]
+    assert mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
 
 
 def test_plain_attention_is_told_from_fused():

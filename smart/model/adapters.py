@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,12 @@ from safetensors import safe_open
 from smart.config import UserError, counted, nearest
 from smart.model.base import Base
 from smart.model.chat import stop_at
+from smart.model.fingerprint import adapter_key, states
 from smart.model.load import load_model
 from smart.model.options import TuningOptions
 from smart.model.pretrained import check_weights, read_json, read_tokenizer
+from smart.runtime.content import FileState, check_unchanged
+from smart.runtime.manifest import open_artifact
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -113,21 +117,94 @@ def load_adapters(model: PreTrainedModel, folder: Path) -> PeftModel:
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()
         raise UserError(f"adapter={folder}: does not fit the model ({' '.join(first[:2])})") from error
+    _check_tensors(
+        folder, _read_tensors(folder), get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    )
+    return adapted
+
+
+def _read_tensors(folder: Path) -> dict[str, Any]:
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-        given = set(file.keys())
-        broken = sorted(name for name in given if not bool(file.get_tensor(name).isfinite().all()))
-    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is no mapping
+
+
+def _check_tensors(folder: Path, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Stop at tensors that are missing, unexpected or not finite."""
+    broken = sorted(name for name, tensor in given.items() if not bool(tensor.isfinite().all()))
     if broken:
         raise UserError(f"adapter={folder}: {broken[0]} holds values that are not finite numbers")
-    if given != wanted:
-        said = {"missing": sorted(wanted - given), "unexpected": sorted(given - wanted)}
+    if given.keys() != wanted.keys():
+        said = {
+            "missing": sorted(wanted.keys() - given.keys()),
+            "unexpected": sorted(given.keys() - wanted.keys()),
+        }
         listed = "; ".join(
             f"{kind}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''}"
             for kind, names in said.items()
             if names
         )
         raise UserError(f"adapter={folder}: does not fit the model ({listed})")
-    return adapted
+
+
+@dataclass(frozen=True)
+class Start:
+    """An adapter whose weights a training begins with."""
+
+    folder: Path
+    key: str
+    states: Mapping[Path, FileState]
+    """Its files as they were before they were hashed."""
+
+
+def find_start(folder: Path, base: Base, tuning: TuningOptions) -> Start:
+    """Find an adapter to go on from, and check that the options describe it.
+
+    Raises:
+        UserError: for an adapter of another model, of another rank or scale, or of a kind that training has no option
+            for.
+    """
+    before = states(folder)
+    manifest = open_artifact(folder) or {}
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"adapter={folder}: holds no adapter; of a whole model say model=auto model.name={folder}"
+        )
+    config = read_adapter_config(folder)
+    trained_on = manifest.get("base", {}).get("key")
+    if trained_on and trained_on != base.key:
+        name = manifest["base"].get("name")
+        raise UserError(
+            f"adapter={folder}: was trained on {name} ({trained_on}), not on {base.options.name} ({base.key})"
+        )
+    kinds = (
+        "use_dora",
+        "use_rslora",
+        "rank_pattern",
+        "alpha_pattern",
+        "modules_to_save",
+        "layers_to_transform",
+    )
+    if extra := [name for name in kinds if config.get(name)]:
+        raise UserError(f"adapter={folder}: has {', '.join(extra)}, with which training cannot go on")
+    options = {"lora_r": config.get("r"), "lora_alpha": config.get("lora_alpha")}
+    said = [f"tuning.{name}={value}" for name, value in options.items() if value != getattr(tuning, name)]
+    if said:
+        raise UserError(f"adapter={folder}: it has another rank or scale: add {' '.join(said)}")
+    return Start(folder, adapter_key(folder), before)
+
+
+def begin_with(model: PeftModel, start: Start) -> None:
+    """Give fresh adapters the weights of others.
+
+    Raises:
+        UserError: for adapters on other layers, with the names of tensors, or files that changed since they were found.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    tensors = _read_tensors(start.folder)
+    check_unchanged(start.states)
+    _check_tensors(start.folder, tensors, get_peft_model_state_dict(model, save_embedding_layers=False))
+    set_peft_model_state_dict(model, tensors)
 
 
 def cast_adapters(model: PeftModel, dtype: str) -> None:

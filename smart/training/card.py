@@ -27,6 +27,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         f" {counted(config['batch_size'], 'example')} a step, {counted(counts['steps'], 'step')} over"
         f" {counted(counts['rows'], 'row')}: {counted(counts['tokens'], 'token')}, {counts['supervised_tokens']:,} of"
         " them supervised. The loss was on responses alone.",
+        _departures(manifest),
         _held_out(manifest["evaluations"]),
         _format(manifest),
         f"```python\nfrom {library} import {name}\n\nmodel = {name}.from_pretrained(FOLDER)\n```",
@@ -65,6 +66,16 @@ def _format(manifest: dict[str, Any]) -> str:
         f" {counted(manifest['counts']['turns'], 'turn')} of the assistant, each to its end,"
         f" {markdown_code(form['end_of_turn'])}, at which generation stops."
     )
+
+
+def _departures(manifest: dict[str, Any]) -> str:
+    """What the run did otherwise than most."""
+    said = []
+    if start := manifest.get("adapter"):
+        said.append(f"It went on from the adapter {markdown_code(start['key'])}.")
+    if manifest["config"].get("row_order") == "gains":
+        said.append("A curriculum: in each epoch, tasks with the largest gain in the mixture came first.")
+    return " ".join(said)
 
 
 def _held_out(evaluations: list[dict[str, float]]) -> str:

@@ -10,7 +10,7 @@ from annotated_types import Ge
 from pydantic import BeforeValidator
 
 from smart.config import Problems, counted, option
-from smart.config.types import Positive, PositiveNumber
+from smart.config.types import Folder, Positive, PositiveNumber
 from smart.model import ChatOptions, ModelOptions, TuningOptions
 from smart.model.tokens import Overlength
 from smart.runtime.common_config import CommonConfig
@@ -39,6 +39,8 @@ class TrainConfig(CommonConfig):
     model: ModelOptions = option(default_factory=lambda: ModelOptions("mistralai/Mistral-7B-v0.1"))
     tuning: TuningOptions = option(default_factory=TuningOptions)
     """Which weights learn, and how."""
+    adapter: Folder | None = option(None, role="input", hint="a folder with a LoRA adapter of the same model")
+    """An adapter to go on from: its weights are the start. None: fresh adapters, which begin as nothing."""
     bad_rows: Literal["error", "drop"] = option("error", added=True)
     """"error": rows without text in one of the columns stop the run; "drop": they are left out, and counted."""
     batch_size: Positive = 64
@@ -71,11 +73,16 @@ class TrainConfig(CommonConfig):
     beginning of a conversation; drop; error."""
     packing: bool = False
     """Examples of a micro-batch one after another in one sequence, without padding, each blind to the others."""
+    row_order: Literal["shuffle", "gains"] = option("shuffle", added=True)
+    """shuffle: every epoch is a permutation of all rows. gains, a curriculum: in every epoch tasks come one after
+    another, the one with the largest gain in the mixture's tasks.csv first, and the rows of each are shuffled."""
     save_steps: Positive = option(100, role="free")
     """Optimiser steps between checkpoints."""
     eval_steps: Positive | None = option(None, role="free", hint="leave it null for the start and the end")
     """Optimiser steps between evaluations on the mixture's validation rows; None: at the start and the end."""
     keep_checkpoints: Positive = option(2, role="free")
+    keep_moments: bool = option(False, role="free")
+    """Write Adam's moments beside the finished weights, as moments.safetensors."""
     merge: bool = option(False, role="free")
     """Write the merged model too, into the folder `merged`."""
     launch: Annotated[Literal["ddp", "fsdp"], BeforeValidator(_launched)] | None = option(None, role="free")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smart.config import UserError, counted
-from smart.model.adapters import add_adapters, merge_adapters
+from smart.model.adapters import add_adapters, begin_with, merge_adapters
 from smart.model.base import weights_source
 from smart.model.chat import MANIFEST_FIELD, ChatFormat, stop_at, stops_of
 from smart.model.load import load_model
@@ -33,6 +33,7 @@ from smart.runtime.memory import peak_memory
 from smart.training import checkpoints
 from smart.training.card import model_card
 from smart.training.job import TrainingJob, World, cached_tokens
+from smart.training.moments import write_moments
 from smart.training.tokens import TokenStore, count_losses, sample_text
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _is_begun(job: TrainingJob, output: Path) -> bool:
 
 def _identity(job: TrainingJob) -> dict[str, Any]:
     """What run.json says."""
-    inputs = dict(zip(("mixture", "base"), job.inputs, strict=True))
+    inputs = dict(zip(("mixture", "base", "adapter"), job.inputs, strict=False))
     found: dict[str, Any] = json.loads(json.dumps({"inputs": inputs, **job.deciding, "key": job.key}))
     return found
 
@@ -241,6 +242,8 @@ def _make_trainer(
         check_packing(model)
     if not full:
         model = add_adapters(job.base, model, job.config.tuning, job.config.seed)
+        if job.start is not None:
+            begin_with(model, job.start)
     validation = job.validation_tokens()
     arguments.eval_on_start = bool(validation) and resumed is None
     trainer = _trainer_class(job.world)(
@@ -302,6 +305,14 @@ def _save(job: TrainingJob, trainer: Any, output: Path) -> None:
             ours.use_cache = theirs.use_cache  # the Trainer has turned it off
     stop_at(model.generation_config, _stop_ids(job))
     trainer.save_finished(output, getattr(torch, job.config.tuning.dtype) if full else None)
+    if job.config.keep_moments:
+        write_moments(
+            output,
+            trainer.model,
+            trainer.optimizer,
+            trainer.state.global_step,
+            trainer.is_world_process_zero(),
+        )
     if trainer.is_world_process_zero():
         if not full:
             ends = {
@@ -352,8 +363,10 @@ def _merge(job: TrainingJob, source: str, output: Path) -> dict[str, Any]:
 
 def _origin(job: TrainingJob) -> dict[str, Any]:
     """What the weights were made from."""
+    start = {} if job.start is None else {"adapter": {"path": str(job.start.folder), "key": job.start.key}}
     return {
         "inputs": job.inputs,
+        **start,
         "base": {"name": job.config.model.name, "revision": job.config.model.revision, "key": job.base.key},
         "mixture": {
             "name": job.mixture.name,

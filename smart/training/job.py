@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +14,21 @@ import pyarrow.compute as pc
 
 from smart.config import Problems, UserError, check_options, counted, deciding, nearest
 from smart.conversation import from_json
+from smart.mixture.budgets import read_tasks
 from smart.model import ChatOptions
-from smart.model.adapters import target_layers
+from smart.model.adapters import Start, find_start, target_layers
 from smart.model.base import Base, find_base, load_tokenizer, quieten
 from smart.model.chat import ChatFormat
 from smart.model.options import FLASH_ATTENTION, HUB_KERNELS, PLAIN_ATTENTION
 from smart.reading import CONVERSATION, Fault, refusal
 from smart.runtime.manifest import cached_folder, make_key
+from smart.runtime.names import joined
 from smart.templates import SEPARATOR
 from smart.training.batching import Batching
 from smart.training.config import TrainConfig
 from smart.training.data import Mixture, read_mixture
-from smart.training.order import Order, make_stream
+from smart.training.moments import OPTIMIZERS as OPTIMIZERS_WITH_MOMENTS
+from smart.training.order import Order, make_stream, stages_by_gain
 from smart.training.tokens import LAYOUT, TokenStore, tokenize
 
 if TYPE_CHECKING:
@@ -65,6 +68,10 @@ class TrainingJob:
     max_length: int
     form: ChatFormat | None = None
     """How conversations become text; None: rows are prompt and response, joined by the separator."""
+    start: Start | None = None
+    """The adapter to go on from."""
+    gains: Mapping[str, float] | None = None
+    """Task → its gain in the mixture, for the curriculum of row_order=gains."""
 
     @property
     def separator(self) -> str:
@@ -83,7 +90,7 @@ class TrainingJob:
 
     @property
     def inputs(self) -> list[str]:
-        return [self.mixture.key, self.base.key]
+        return [self.mixture.key, self.base.key, *([self.start.key] if self.start else [])]
 
     @property
     def key(self) -> str:
@@ -149,10 +156,17 @@ class TrainingJob:
         examples = round(config.epochs * len(train))
         if config.max_steps is not None:
             examples = config.max_steps * config.batch_size
-        stream = make_stream(len(train), max(1, examples), config.seed)
+        stages = None if self.gains is None else stages_by_gain(self._tasks_of(train), self.gains)
+        stream = make_stream(len(train), max(1, examples), config.seed, stages)
         lengths = np.asarray(train.lengths)
         batching = Batching(config.micro_batch_size, config.tokens_per_micro_batch, config.packing)
         return Order(stream, lengths, config.batch_size, batching, self.world.size)
+
+    def _tasks_of(self, train: TokenStore) -> list[str]:
+        table = self.mixture.train
+        tasks = zip(table["submixture"].to_pylist(), table["task_name"].to_pylist(), strict=True)
+        names = [joined(*task) for task in tasks]
+        return [names[row] for row in train.source]
 
 
 def prepare(config: TrainConfig, world: World) -> TrainingJob:
@@ -174,7 +188,9 @@ def prepare(config: TrainConfig, world: World) -> TrainingJob:
     problems.raise_if_any()
     if config.tuning.method != "full":
         target_layers(base)
+    start = None if config.adapter is None else find_start(config.adapter, base, config.tuning)
     rows = read_mixture(config.mixture, config.bad_rows)
+    gains = _gains(config.mixture, rows) if config.row_order == "gains" else None
 
     is_chat = _is_chat(config, rows)
     tokenizer = load_tokenizer(base, lambda: _texts(rows.train.slice(0, 2000)))
@@ -182,7 +198,26 @@ def prepare(config: TrainConfig, world: World) -> TrainingJob:
     if is_chat:
         form = ChatFormat.of(tokenizer, system=config.chat.system, thinking=config.chat.thinking)
     max_length = config.max_length or min(base.context or LONGEST_DEFAULT, LONGEST_DEFAULT)
-    return TrainingJob(config, world, base, rows, tokenizer, max_length, form)
+    return TrainingJob(config, world, base, rows, tokenizer, max_length, form, start, gains)
+
+
+def _gains(source: str, rows: Mixture) -> dict[str, float]:
+    """Task → gain of every task that a mixture selected.
+
+    Raises:
+        UserError: for rows without such gains.
+    """
+    if rows.manifest.get("kind") != "mixture" or not (Path(source) / "tasks.csv").is_file():
+        raise UserError(
+            f"row_order=gains: {rows.name} is no mixture that select.py wrote: use row_order=shuffle"
+        )
+    tasks = [task for task in read_tasks(Path(source) / "tasks.csv") if task["order"]]
+    if not all(task["gain"] for task in tasks):
+        fn = rows.manifest.get("choices", {}).get("fn", "its set function")
+        raise UserError(
+            f"row_order=gains: {fn} of {rows.name} gave its tasks no gains: use row_order=shuffle"
+        )
+    return {joined(task["submixture"], task["task_name"]): float(task["gain"]) for task in tasks}
 
 
 def _is_chat(config: TrainConfig, rows: Mixture) -> bool:
@@ -214,6 +249,18 @@ def _texts(table: pa.Table) -> list[str]:
 
 def _refuse_combinations(config: TrainConfig, world: World, problems: Problems) -> None:
     model, tuning = config.model, config.tuning
+    if config.adapter is not None and tuning.method == "full":
+        problems.add(
+            "adapter", config.adapter, "full tuning has no adapters", "use tuning=lora or tuning=qlora"
+        )
+    if config.keep_moments and tuning.optimizer not in OPTIMIZERS_WITH_MOMENTS:
+        known = " or ".join(OPTIMIZERS_WITH_MOMENTS)
+        problems.add(
+            "keep_moments",
+            "true",
+            f"{tuning.optimizer} has no plain moments",
+            f"use tuning.optimizer={known}",
+        )
     if config.merge and tuning.method == "full":
         problems.add("merge", "true", "full tuning has no adapters to merge", "leave merge out")
     _refuse_attention(model.attention, world, problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,8 +49,26 @@ class Order:
         return [parts[rank] for parts in self.step(step)]
 
 
-def make_stream(rows: int, examples: int, seed: int) -> np.ndarray:
-    """Row numbers for so many examples: whole permutations of all rows, the last one cut off; int64 (examples,)."""
+def make_stream(rows: int, examples: int, seed: int, stages: np.ndarray | None = None) -> np.ndarray:
+    """Row numbers for so many examples: whole permutations of all rows, the last one cut off; int64 (examples,).
+
+    Args:
+        stages: int64 (rows,); a curriculum: in each epoch, rows of a lower stage come before those of a higher one.
+    """
     epochs = math.ceil(examples / rows)
     permutations = [np.random.default_rng([seed, epoch]).permutation(rows) for epoch in range(epochs)]
+    if stages is not None:
+        permutations = [rows[np.argsort(stages[rows], kind="stable")] for rows in permutations]
     return np.concatenate(permutations)[:examples]
+
+
+def stages_by_gain(names: Sequence[str], gains: Mapping[str, float]) -> np.ndarray:
+    """The stage of each row in a curriculum that begins with the task of the largest gain: int64 (rows,).
+
+    Args:
+        names: task of each row.
+        gains: of each task; of equal ones the first comes first.
+    """
+    ranked = sorted(gains, key=lambda name: -gains[name])
+    rank = {name: stage for stage, name in enumerate(ranked)}
+    return np.array([rank[name] for name in names], np.int64)

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from smart.config import UserError
 from smart.model.base import fetch as fetch_model
 from smart.runtime import processes
 from smart.runtime.files import make_writable, real
@@ -22,6 +23,7 @@ from smart.training.data import read_mixture
 from smart.training.dry_run import describe_mixture, describe_plan
 from smart.training.fit import HISTORY, fit, is_finished, merge, tidy
 from smart.training.job import TrainingJob, prepare
+from smart.training.moments import FILE as MOMENTS
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ def train(config: TrainConfig) -> TrainedAdapter:
         if not group.of_main(lambda: is_finished(folder, job.key, config.overwrite)):
             _fit_and_track(job, folder)
             return TrainedAdapter(folder)
+        if config.keep_moments and not (folder / MOMENTS).is_file():
+            raise UserError(
+                f"keep_moments=true: {folder} was trained before, without keeping them, and only training knows them:"
+                " train again with overwrite=true, or another output=FOLDER"
+            )
         if group.rank == 0:
             tidy(folder)
             if config.merge:

@@ -111,13 +111,17 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "mixture2"
     other.mkdir()
     pq.write_table(pq.read_table("mixture/train.parquet").slice(0, 40), other / "train.parquet")
+    train = pq.read_table("mixture/train.parquet")
+    tasks = set(zip(train["submixture"].to_pylist(), train["task_name"].to_pylist(), strict=True))
+    lines = [f"{submixture},{task},1,1" for submixture, task in sorted(tasks)]
+    (tmp_path / "mixture/tasks.csv").write_text("\n".join(["submixture,task_name,order,gain", *lines]))
     (tmp_path / "benchmarks2").mkdir()
     for name in ("mmlu", "bbh"):
         table = pq.read_table(f"benchmarks/{name}.parquet")
         pq.write_table(table.slice(0, len(table) - 1), f"benchmarks2/{name}.parquet")
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    lora = {"peft_type": "LORA", "base_model_name_or_path": "tiny_llama"}
+    lora = {"peft_type": "LORA", "base_model_name_or_path": "tiny_llama", "r": 64, "lora_alpha": 16}
     (adapter / "adapter_config.json").write_text(json.dumps(lora))
     save_file({"weights": np.zeros(1)}, adapter / "adapter_model.safetensors")
     chatty = word_tokenizer(tmp_path / "chatty")
@@ -171,6 +175,8 @@ DECIDE: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "chat": ((*CHATTY, "format=chat"), (*CHATTY, "format=chat", "chat.system=x")),
         "overlength": ((), ("overlength=drop",)),
         "packing": ((), ("packing=true",)),
+        "row_order": ((), ("row_order=gains",)),
+        "adapter": ((), ("adapter=adapter",)),
         "seed": ((), ("seed=24",)),
     },
     "evaluate": {
@@ -216,6 +222,7 @@ FREE: dict[str, dict[str, str]] = {
         "save_steps": "save_steps=1",
         "eval_steps": "eval_steps=1",
         "keep_checkpoints": "keep_checkpoints=1",
+        "keep_moments": "keep_moments=true",
         "merge": "merge=true",
         "launch": "launch=ddp",
         "num_processes": "num_processes=2",

@@ -70,7 +70,9 @@ def load_model(
             bnb_4bit_quant_storage=torch_dtype if sharded else torch.uint8,
         )
     if four_bit or torch.device(device).type == "cuda":
-        options["device_map"] = {"": device}  # straight there: through the CPU's memory a rank would take as much again
+        options["device_map"] = {
+            "": device
+        }  # straight there: through the CPU's memory a rank would take as much again
     with _reading_weights(base, source, str(options.get("revision", "main"))), ordinary_falcon():
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
     check_unchanged(base.states)

@@ -105,6 +105,10 @@ class TuningOptions:
     max_grad_norm: Annotated[Number, Ge(0)] = 1.0
     checkpoint_activations: bool = True
     """Recompute activations in the backward pass: about a third slower, far less memory."""
+    kernels: Literal["liger", "hub"] | None = option(None, added=True)
+    """Norms, rotary positions and activations by the package liger-kernel, or by kernels of the hub; on GPUs."""
+    compile: bool = option(False, added=True)
+    """Compile the layers (torch.compile): the first steps wait for it, the others are quicker."""
 
     def validate(self, problems: Problems) -> None:
         """Add an optimiser or a schedule that does not work here."""

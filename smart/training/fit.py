@@ -17,6 +17,7 @@ from smart.config import UserError, counted
 from smart.model.adapters import add_adapters, begin_with, merge_adapters
 from smart.model.base import weights_source
 from smart.model.chat import MANIFEST_FIELD, ChatFormat, stop_at, stops_of
+from smart.model.kernels import compile_layers, use_kernels
 from smart.model.load import load_model
 from smart.runtime.files import discard, make_folder, remove, sync, write_atomic
 from smart.runtime.logs import log_so_far
@@ -237,6 +238,8 @@ def _make_trainer(
         device=arguments.device,
         sharded=job.world.sharded,
     )
+    if job.config.tuning.kernels is not None:
+        use_kernels(model, job.config.tuning.kernels)
     prepare_attention(model, job.config.packing)
     if job.config.packing:
         check_packing(model)
@@ -244,6 +247,8 @@ def _make_trainer(
         model = add_adapters(job.base, model, job.config.tuning, job.config.seed)
         if job.start is not None:
             begin_with(model, job.start)
+    if job.config.tuning.compile:
+        _compile(job, model)
     validation = job.validation_tokens()
     arguments.eval_on_start = bool(validation) and resumed is None
     trainer = _trainer_class(job.world)(
@@ -262,6 +267,14 @@ def _make_trainer(
     trainer.add_callback(preemption)
     trainer.add_callback(PrecisionCallback())
     return trainer, preemption
+
+
+def _compile(job: TrainingJob, model: Any) -> None:
+    base = model if job.config.tuning.method == "full" else model.get_base_model()
+    if not compile_layers(base):
+        raise UserError(
+            f"tuning.compile=true: {base.config.model_type} does not say which of its layers repeat; leave it false"
+        )
 
 
 def _trainer_class(world: World) -> type[SupervisedTrainer]:

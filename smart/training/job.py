@@ -19,6 +19,7 @@ from smart.model import ChatOptions
 from smart.model.adapters import Start, find_start, target_layers
 from smart.model.base import Base, find_base, load_tokenizer, quieten
 from smart.model.chat import ChatFormat
+from smart.model.kernels import KERNELS, are_here
 from smart.model.options import FLASH_ATTENTION, HUB_KERNELS, PLAIN_ATTENTION
 from smart.reading import CONVERSATION, Fault, refusal
 from smart.runtime.manifest import cached_folder, make_key
@@ -264,6 +265,11 @@ def _refuse_combinations(config: TrainConfig, world: World, problems: Problems) 
     if config.merge and tuning.method == "full":
         problems.add("merge", "true", "full tuning has no adapters to merge", "leave merge out")
     _refuse_attention(model.attention, world, problems)
+    if tuning.kernels is not None and not (world.gpu and are_here(tuning.kernels)):
+        package = KERNELS[tuning.kernels].replace("_", "-")
+        problems.add(
+            "tuning.kernels", tuning.kernels, f"needs a GPU and the package {package}", "leave it null"
+        )
     if world.sharded and tuning.optimizer not in SHARDED_OPTIMIZERS:
         problems.add(
             "tuning.optimizer",

@@ -231,6 +231,7 @@ def test_unknown_optimizers_and_schedules_name_the_nearest(mixture):
             World(),
             "Did you mean flash_attention_3",
         ),
+        ({}, None, {"kernels": "liger"}, World(), "needs a GPU and the package liger-kernel"),
         ({"merge": True}, None, {"method": "full"}, World(), "no adapters to merge"),
         ({}, ModelOptions("tiny_llama", attention="flash_attention_2"), {}, World(), "needs a GPU"),
         ({}, None, {"optimizer": "adamw_8bit"}, World(2, gpu=True, sharded=True), "cannot be sharded"),

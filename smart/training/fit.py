@@ -300,7 +300,7 @@ def _run(trainer: Any, resumed: Path | None) -> None:
 def _check_learnt(trainer: Any) -> None:
     """Adapters begin as nothing at all, and must not end so."""
     begun_at_zero = [weight for name, weight in trainer.model.named_parameters() if "lora_B" in name]
-    if begun_at_zero and not any(bool(weight.any()) for weight in begun_at_zero):
+    if begun_at_zero and not any(map(trainer.has_moved, begun_at_zero)):
         raise UserError(
             f"the adapters are as they began after {counted(trainer.state.global_step, 'step')}, so nothing was"
             " learnt: raise learning_rate"

@@ -24,6 +24,8 @@ from smart.training.job import World
 
 SHARD_CPUS = "SMART_SHARD_CPUS"
 """Set to 1 by tests, to shard without GPUs, which nobody gains by."""
+GRACE = 120
+"""Seconds in which processes that were told to stop may write a checkpoint."""
 PATIENCE = 20.0
 """Seconds in which a file system has to show on one machine what another has written."""
 
@@ -121,9 +123,9 @@ def check_agreement(key: str, folder: Path, group: processes.Processes) -> None:
             " process runs",
             "give all machines the same command, and files that they share",
         )
-    mark = group.of_main(lambda: folder.with_name(f".{folder.name}{PARTIAL}{secrets.token_hex(8)}"))
+    mark = folder.with_name(group.of_main(lambda: f".{folder.name}{PARTIAL}{secrets.token_hex(8)}"))
     group.of_main(lambda: write_atomic(mark, ""))
-    seen = group.share(lambda: (here, _appears(mark)))
+    seen = group.share(lambda: (here, _appears(mark)))  # in its own folder, whatever that is called
     if group.rank == 0:
         mark.unlink()
     if blind := sorted({host for host, sees in seen if not sees}):
@@ -152,8 +154,12 @@ def start(world: World, overrides: Sequence[str]) -> None:
         UserError: if they fail; their own messages are above.
         KeyboardInterrupt: if they were stopped by a signal.
     """
+    from torch.distributed.run import get_args_parser
+
     size = world.size
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={size}"]
+    if "shutdown_timeout" in vars(get_args_parser().parse_args(["script"])):  # which older ones lack
+        launcher.append(f"--shutdown-timeout={GRACE}")
     command = [sys.executable, "-m", *launcher, "-m", "smart.cli.train", *overrides]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": _threads(size)})
     caught: list[int] = []

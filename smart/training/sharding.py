@@ -63,6 +63,10 @@ class ShardedTrainer(SupervisedTrainer):
         if self.args.should_save:
             self._save(output_dir, state_dict=weights)
 
+    def has_moved(self, weight: torch.Tensor) -> bool:
+        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight  # a part may be empty, or still 0
+        return bool(whole.any())
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         optimizer, scheduler = self._stateful()
         found = optimizer.state_dict()

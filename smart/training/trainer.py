@@ -158,6 +158,10 @@ class SupervisedTrainer(Trainer):
             self.accelerator.unwrap_model(self.model).to(dtype)
         self.save_model(str(folder))
 
+    def has_moved(self, weight: torch.Tensor) -> bool:
+        """True if a weight that began at 0 is there no longer."""
+        return bool(weight.any())
+
     def _loader(self, store: TokenStore, steps: Sequence[Sequence[np.ndarray]]) -> DataLoader[Any]:
         batches: Any = StepBatches(store, steps, self._collate)
         return DataLoader(

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -290,3 +291,64 @@ def test_two_processes_in_4_bits_stopped_by_a_signal_go_on_and_merge(arguments, 
     run("train.py", *changed, f"output={folder}")
     assert_equal(tmp_path / "whole", folder)
     assert (folder / "merged" / "model.safetensors").exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("model", "tuning"), [("tiny_llama", "qlora"), ("tiny_falcon", "full"), ("tiny_mistral", "lora")]
+)
+def test_two_processes_that_shard_killed_anywhere_go_on_bit_equal(
+    arguments, tmp_path, monkeypatch, model, tuning
+):
+    monkeypatch.setenv("SMART_SHARD_CPUS", "1")
+    changed = [
+        *arguments,
+        f"model={model}",
+        f"tuning={tuning}",
+        "tuning.dtype=bfloat16",
+        *SHORT,
+        "launch=fsdp",
+    ]
+    torchrun(*changed, f"output={tmp_path / 'whole'}")
+    script, folder = tmp_path / "mortal.py", tmp_path / "killed"
+    script.write_text(MORTAL)
+    for batches in ("2", "3"):
+        torchrun(batches, "0.01", *changed, f"output={folder}", script=str(script), code=1)
+        assert not (folder / "manifest.json").exists()
+    torchrun(*changed, f"output={folder}")
+    assert losses(tmp_path / "whole") == losses(folder)
+    for file in folder.glob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "whole" / file.name).read_bytes()
+
+
+@pytest.mark.full
+def test_two_machines_share_a_run_and_refuse_folders_that_they_do_not_share(arguments, tmp_path):
+    """Each torchrun stands for a machine, and would see the other's folder if it had its name."""
+
+    def machines(*outputs: Path) -> list[tuple[int, str]]:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        rendezvous = ["--rdzv_backend=c10d", f"--rdzv_endpoint=localhost:{port}", "--rdzv_id=1"]
+        launcher = [python(), "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *rendezvous]
+        started = [
+            subprocess.Popen(
+                [*launcher, f"--node_rank={number}", "train.py", *arguments, "max_steps=2", f"output={output}"],
+                cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )
+            for number, output in enumerate(outputs)
+        ]  # fmt: skip
+        said = [process.communicate(timeout=300)[0] for process in started]
+        return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
+
+    shared = machines(tmp_path / "run", tmp_path / "run")
+    assert [code for code, _ in shared] == [0, 0], shared
+    assert "".join(text for _, text in shared).count("Adapter: ") == 1
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["processes"] == 2
+    again = machines(tmp_path / "run", tmp_path / "run")
+    assert [code for code, _ in again] == [0, 0], again
+    assert "".join(text for _, text in again).count("Trained before") == 1
+    apart = machines(tmp_path / "a" / "run", tmp_path / "b" / "run")
+    assert [code for code, _ in apart] == [1, 1]
+    assert all("does not see what" in text for _, text in apart)
+    assert not [path for path in tmp_path.glob("[ab]/*") if not path.name.endswith(".lock")]

@@ -177,3 +177,41 @@ def test_machines_that_differ_or_share_no_folder_are_named(tmp_path, others, sai
 def test_machines_that_agree_go_on(tmp_path):
     launch.check_agreement("key", tmp_path / "run", Group([("far", "key"), ("far", True)]))
     assert not list(tmp_path.iterdir())
+
+
+def test_one_process_looks_for_all_whether_a_run_has_finished(machine, monkeypatch, mixture, tmp_path):
+    """What each saw for itself might be another command's work of a moment before or after."""
+    from smart.training import run
+
+    class Told(Group):
+        rank = 1
+
+        def of_main(self, work):
+            return True
+
+    machine(0, **launched(2, 1))
+    monkeypatch.setattr(launch, "join_group", lambda world, timeout: Told([]))
+    monkeypatch.setattr(launch, "check_agreement", lambda key, folder, group: None)
+    monkeypatch.setattr(run, "is_finished", None)
+    monkeypatch.setattr(run, "_fit_and_track", None)
+    options = [f"mixture={mixture}", "model=tiny_llama", "batch_size=16", f"output_root={tmp_path}"]
+    assert run.train(read_config(TrainConfig, compose("train", options))).found
+
+
+def test_a_plan_under_a_launcher_is_printed_once(machine, mixture, tmp_path, capsys):
+    from smart.cli import train
+
+    options = [
+        f"mixture={mixture}",
+        "model=tiny_llama",
+        f"output_root={tmp_path}",
+        "plan=true",
+        "launch=fsdp",
+    ]
+    said = []
+    for rank in (0, 1):
+        machine(0, **launched(2, rank))
+        train.train(read_config(TrainConfig, compose("train", options)))
+        said.append(capsys.readouterr().out)
+    assert "2 processes" in said[0]
+    assert said[1] == ""

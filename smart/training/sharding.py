@@ -64,8 +64,8 @@ class ShardedTrainer(SupervisedTrainer):
             self._save(output_dir, state_dict=weights)
 
     def has_moved(self, weight: torch.Tensor) -> bool:
-        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight  # a part may be empty, or still 0
-        return bool(whole.any())
+        # This process's part may be empty, or still 0, where another's is not.
+        return bool((weight.full_tensor() if isinstance(weight, DTensor) else weight).any())
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         optimizer, scheduler = self._stateful()

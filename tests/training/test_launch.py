@@ -148,10 +148,10 @@ def test_a_plan_on_a_login_node_is_of_the_processes_that_it_is_for(machine, mixt
 
 
 class Group(Processes):
-    """Stands for a group of which this is the main process; the other answers as it is told to."""
+    """Stands for a group of two; the other process answers as it is told to."""
 
-    def __init__(self, others: list[object]) -> None:
-        super().__init__(0, 2)
+    def __init__(self, others: list[object], rank: int = 0) -> None:
+        super().__init__(rank, 2)
         object.__setattr__(self, "others", others)
 
     def share(self, work):
@@ -184,13 +184,11 @@ def test_one_process_looks_for_all_whether_a_run_has_finished(machine, monkeypat
     from smart.training import run
 
     class Told(Group):
-        rank = 1
-
         def of_main(self, work):
             return True
 
     machine(0, **launched(2, 1))
-    monkeypatch.setattr(launch, "join_group", lambda world, timeout: Told([]))
+    monkeypatch.setattr(launch, "join_group", lambda world, timeout: Told([], rank=1))
     monkeypatch.setattr(launch, "check_agreement", lambda key, folder, group: None)
     monkeypatch.setattr(run, "is_finished", None)
     monkeypatch.setattr(run, "_fit_and_track", None)

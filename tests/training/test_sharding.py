@@ -37,6 +37,7 @@ RUNS = {
         "max_steps": 4,
         "micro_batch_size": 2,
         "merge": True,
+        "keep_moments": True,
     },
     "lora": {"tuning": {"method": "lora", **DESCENT}, "max_steps": 1, "learning_rate": 1.0},
     "full": {"tuning": {"method": "full"}, "max_steps": 4},
@@ -116,7 +117,7 @@ def runs(request, mixture, models, tmp_path_factory) -> SimpleNamespace:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (file,) = folder.glob("*.safetensors")
+    (file,) = folder.glob("*model.safetensors")
     return load_file(file)
 
 
@@ -157,6 +158,12 @@ def test_stopped_and_gone_on_with_ends_bit_equal(runs):
     assert metrics(whole, "loss") == metrics(stopped, "loss")
     ours, theirs = weights(whole), weights(stopped)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_moments_are_those_of_one_process(runs):
+    one, two = (load_file(folder / "qlora" / "moments.safetensors") for folder in (runs.one, runs.two))
+    assert one.keys() == two.keys()
+    assert all((one[key] - two[key]).abs().max() <= 1e-4 * one[key].abs().max() for key in one)
 
 
 def test_one_process_goes_on_with_what_two_have_left(runs, tmp_path):

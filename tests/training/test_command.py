@@ -178,6 +178,15 @@ def test_accelerate_launches_it(arguments, tmp_path):
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.full
+def test_accelerate_launches_it_sharded(arguments, tmp_path):
+    launch = ["-m", "accelerate.commands.launch", f"--config_file={ROOT / 'conf/accelerate/fsdp.yaml'}"]
+    launch += ["--num_processes=2", "--main_process_port=0"]
+    run(*launch, "train.py", *arguments, "max_steps=1", f"output={tmp_path / 'out'}", SMART_SHARD_CPUS="1")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["processes"], manifest["status"]) == (2, "finished")
+
+
 def test_a_sweep_starts_one_distributed_job_per_run(arguments, tmp_path):
     done = run("train.py", "-m", *arguments, "seed=1,2", "max_steps=2", "launch=ddp", "num_processes=2")
     folders = sorted((tmp_path / "outputs" / "adapters").glob("[!.]*"))

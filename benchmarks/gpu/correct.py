@@ -46,6 +46,9 @@ VARIANTS = {
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
 """Of the gradients' length."""
 
+INNER = "inner.json"
+"""How a measurement inside a measurement ended."""
+
 Gradients = dict[str, "torch.Tensor"]
 
 
@@ -157,7 +160,12 @@ def reference_file(shape: str, options: Options) -> Path:
     if options.here or not torch.cuda.is_available():
         make_reference(shape, options)
     else:
-        again(f"reference/{shape}", options, {"CUDA_VISIBLE_DEVICES": ""})
+        code = again(f"reference/{shape}", options, {"CUDA_VISIBLE_DEVICES": ""})
+        if not file.exists():
+            said = options.scratch / INNER
+            raise RuntimeError(
+                f"no reference (exit code {code}): {said.read_text() if said.exists() else ''}"
+            )
     return file
 
 
@@ -175,7 +183,7 @@ def again(case: str, options: Options, environment: dict[str, str]) -> int:
     """Measure a case of this part in another process; returns its exit code."""
     command = [sys.executable, "-m", "benchmarks.gpu", "correct", *(["--tiny"] if options.tiny else [])]
     command += ["--scratch", str(options.scratch), "--seed", str(options.seed)]
-    command += ["--child", case, "smart", "0", "--answer", str(options.scratch / "inner.json")]
+    command += ["--child", case, "smart", "0", "--answer", str(options.scratch / INNER)]
     return subprocess.run(command, env={**os.environ, **environment}).returncode
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ TITLES = {
 }
 
 Line = dict[str, Any]
+Groups = dict[tuple[str, str], list[Line]]
+"""Case and contender → what was measured of them."""
 
 
 def write(results: Path, page: Path) -> str:
@@ -68,7 +70,7 @@ def _versions(lines: Sequence[Line]) -> str:
 
 def _table(part: str, lines: Sequence[Line]) -> str:
     """A row for each case and contender: medians of what was repeated."""
-    groups: dict[tuple[str, str], list[Line]] = {}
+    groups: Groups = {}
     for line in lines:
         groups.setdefault((line["case"], line["contender"]), []).append(line)
     groups = {key: _settled(found) for key, found in groups.items()}
@@ -85,7 +87,41 @@ def _table(part: str, lines: Sequence[Line]) -> str:
     rows = [head, ["---"] * len(head)]
     rows += [_row(*key, found, columns) for key, found in groups.items()]
     body = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
-    return f"**{TITLES[part]}** (`python -m benchmarks.gpu {part}`)\n\n{body}"
+    told = "\n".join(_SUMMARIES[part](groups)) if part in _SUMMARIES else ""
+    title = f"**{TITLES[part]}** (`python -m benchmarks.gpu {part}`)"
+    return "\n\n".join(filter(None, [title, body, told]))
+
+
+def _best_of_each(groups: Groups) -> Iterator[str]:
+    """For each model and method, the best of our variants beside the best of TRL's."""
+    for case in dict.fromkeys(case for case, _ in groups):
+        best: dict[str, tuple[float, str]] = {}
+        for (of, contender), lines in groups.items():
+            if of == case and lines[0]["status"] == OK:
+                rate = statistics.median(line["result"]["tokens_per_second"] for line in lines)
+                library = contender.partition(",")[0]
+                best[library] = max(best.get(library, (0.0, "")), (rate, contender))
+        if {"smart", "trl"} <= set(best):
+            ours, theirs = best["smart"], best["trl"]
+            yield f"- {case}: {ours[0] / theirs[0]:.2f} times TRL's best ({ours[1]} beside {theirs[1]})"
+
+
+def _losses_apart(groups: Groups) -> Iterator[str]:
+    """How far the losses of a step lie apart."""
+    curves = [
+        groups[key][0]["result"].get("losses")
+        for key in (("losses", "smart"), ("losses", "trl"))
+        if key in groups
+    ]
+    if len(curves) == 2 and all(curves):
+        apart = max(abs(one - other) / other for one, other in zip(*curves, strict=True))
+        yield f"- Losses of the same step lie at most {apart:.2g} of their size apart, over {len(curves[0])} steps."
+
+
+_SUMMARIES: dict[str, Callable[[Groups], Iterator[str]]] = {
+    "train": _best_of_each,
+    "smollm": _losses_apart,
+}
 
 
 def _settled(lines: list[Line]) -> list[Line]:

@@ -398,6 +398,23 @@ def test_the_report_has_medians_and_says_what_was_not_run(tmp_path):
         report.write(results, page)
 
 
+def test_the_report_says_who_is_ahead_and_how_far_losses_lie_apart():
+    def rate(contender: str, value: float) -> dict[str, Any]:
+        return line_of(contender, 0, result={"tokens_per_second": value})
+
+    lines = [
+        rate("smart", 100.0),
+        rate("smart, by tokens", 150.0),
+        rate("trl", 90.0),
+        rate("trl, packed", 120.0),
+    ]
+    for name, losses in (("smart", [2.0, 1.0]), ("trl", [2.0, 1.25])):
+        lines.append(line_of(name, 0, part="smollm", case="losses", result={"losses": losses}))
+    text = report.render(lines)
+    assert "- mistral_7b/qlora: 1.25 times TRL's best (smart, by tokens beside trl, packed)" in text
+    assert "lie at most 0.2 of their size apart, over 2 steps." in text
+
+
 def test_the_page_is_what_the_results_say():
     """docs/performance.md is made again whenever the results change."""
     root = Path(__file__).resolve().parents[2]

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = describe_machine()
     if machine["gpu"] is None and not asked.tiny:
         raise SystemExit("There is no GPU here. --tiny runs the kit on a CPU, to test it.")
-    part = importlib.import_module(f"benchmarks.gpu.{asked.part}")
+    part = _part(asked.part)
     wanted = [
         one
         for one in in_turns(
@@ -73,8 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measured(one: Measurement, options: Options) -> Ended:
-    part = importlib.import_module(f"benchmarks.gpu.{one.part}")
-    return guarded(lambda: part.measure(one, options))
+    return guarded(lambda: _part(one.part).measure(one, options))
+
+
+def _part(name: str) -> Any:
+    try:
+        return importlib.import_module(f"benchmarks.gpu.{name}")
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{name}: needs the package {error.name}, which is not installed.") from error
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

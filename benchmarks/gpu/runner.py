@@ -84,6 +84,8 @@ def guarded(measure: Callable[[], dict[str, Any]]) -> Ended:
         return OK, measure()
     except MissingError as error:
         return MISSING, {"missing": str(error)}
+    except ModuleNotFoundError as error:
+        return MISSING, {"missing": str(error.name)}
     except UserError as error:
         return REFUSED, {"reason": str(error)}
     except Exception as error:

@@ -117,6 +117,7 @@ def test_how_a_measurement_ended_is_told_apart():
 
     assert ends(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")) == MEMORY
     assert ends(UserError("packing=true: no")) == REFUSED
+    assert ends(ModuleNotFoundError("No module named 'hydra'", name="hydra")) == MISSING
     assert ends(ValueError("wrong")) == FAILED
     assert guarded(lambda: {"a": 1}) == (OK, {"a": 1})
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.here:
         measure: Any = lambda one, seconds: _measured(one, options)  # noqa: E731
     else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what measures is ended too
         command = [sys.executable, "-m", "benchmarks.gpu", *given]
         measure = in_a_child(command, options.scratch, options.environment)
     late = run(wanted, Results(asked.results, machine, asked.tiny), asked.minutes, measure, seed=asked.seed)

@@ -78,12 +78,12 @@ _PACKED = (
     "gradient_accumulation_steps=2",
 )
 _KEPT = ("gradient_checkpointing=false",)
+_BY_TOKENS = ("tokens_per_micro_batch=8192",)
+_ALL_KEPT = ("tuning.checkpoint_activations=false",)
 CONTENDERS = {
     "smart": Contender("smart"),
     "trl": Contender("trl"),
-    "smart, by tokens, activations kept": Contender(
-        "smart", ("tokens_per_micro_batch=8192", "tuning.checkpoint_activations=false")
-    ),
+    "smart, by tokens, activations kept": Contender("smart", (*_BY_TOKENS, *_ALL_KEPT)),
     "trl, packed": Contender("trl", _PACKED),
     "trl, packed, activations kept": Contender("trl", (*_PACKED, *_KEPT)),
     "trl, by length, activations kept": Contender("trl", ("train_sampling_strategy=group_by_length", *_KEPT)),
@@ -97,10 +97,17 @@ CONTENDERS = {
     "trl, packed, liger": Contender(
         "trl", (*_PACKED, *_KEPT, "use_liger_kernel=true"), (), ("liger_kernel",)
     ),
-    "smart, by tokens": Contender("smart", ("tokens_per_micro_batch=8192",)),
-    "smart, packed, activations kept": Contender(
-        "smart", ("tokens_per_micro_batch=8192", "packing=true", "tuning.checkpoint_activations=false")
+    "smart, packed, activations kept": Contender("smart", (*_BY_TOKENS, "packing=true", *_ALL_KEPT)),
+    "smart, by tokens, activations kept, compiled": Contender(
+        "smart", (*_BY_TOKENS, *_ALL_KEPT, "tuning.compile=true")
     ),
+    "smart, by tokens, activations kept, liger": Contender(
+        "smart", (*_BY_TOKENS, *_ALL_KEPT, "tuning.kernels=liger"), needs=("liger_kernel",)
+    ),
+    "smart, by tokens, activations kept, hub kernels": Contender(
+        "smart", (*_BY_TOKENS, *_ALL_KEPT, "tuning.kernels=hub"), needs=("kernels",)
+    ),
+    "smart, by tokens": Contender("smart", _BY_TOKENS),
 }
 """TRL's best is the best of its variants."""
 

@@ -8,6 +8,7 @@ Tokens are counted as they pass: real ones without padding, supervised ones, and
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +23,7 @@ from benchmarks.gpu.jobs import around_steps, training_job
 from benchmarks.gpu.options import Options
 from benchmarks.gpu.results import Measurement
 from smart.model.adapters import target_layers
-from smart.training.dry_run import activation_bytes
-from smart.training.dry_run import measure as measure_size
+from smart.training.dry_run import describe_plan
 from smart.training.job import TrainingJob
 
 REPEATS = 3
@@ -299,7 +299,7 @@ class StepWatch:
             rows = job.order(store).stream[self.warm * size : (self.warm + self.timed) * size]
             real, supervised = float(lengths[rows].sum()), float(np.asarray(store.supervised)[rows].sum())
         flops = model_flops(job, real, supervised, lengths)
-        peak, planned = peak_memory(), planned_memory(job)
+        peak, planned = peak_memory(), planned_memory(job) if ours and job.world.gpu else None
         best = peak_flops()
         return {
             "tokens_per_second": round(real / self.seconds, 1),
@@ -308,11 +308,7 @@ class StepWatch:
             "mfu": None if best is None else round(flops / self.seconds / best, 4),
             "seconds_per_step": round(self.seconds / self.timed, 4),
             "peak": peak,
-            **(
-                {"planned": planned, "peak_over_plan": round(peak / planned, 3)}
-                if ours and job.world.gpu
-                else {}
-            ),
+            **({} if planned is None else {"planned": planned, "peak_over_plan": round(peak / planned, 3)}),
         }
 
 
@@ -344,8 +340,7 @@ def peak_memory() -> int:
     return peak()
 
 
-def planned_memory(job: TrainingJob) -> int:
-    """Bytes that plan=true tells."""
-    size = measure_size(job)
-    fixed = size.weights + size.adapters + size.optimizer + size.gradients
-    return int(fixed + activation_bytes(job, int(job.train_tokens().lengths.max())))
+def planned_memory(job: TrainingJob) -> float | None:
+    """Bytes that plan=true tells, to its three digits; None where it tells none."""
+    told = re.search(r"peak memory +about ([\d.]+) ([KMG]?B)", describe_plan(job))
+    return None if told is None else float(told[1]) * {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9}[told[2]]

@@ -224,6 +224,14 @@ def test_operations_are_those_of_a_plain_count(kit):
     assert train.model_flops(job, 6, 3, lengths) == forward_and_backward + attention
 
 
+def test_the_plan_of_memory_is_read(kit):
+    """From what plan=true prints."""
+    job = train.make_job("llama2_7b/lora", kit, ())
+    planned = train.planned_memory(job)
+    assert planned is not None
+    assert 1e5 < planned < 1e9
+
+
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory) -> Options:
     return Options(tmp_path_factory.mktemp("kit"), tiny=True, here=True)

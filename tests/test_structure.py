@@ -27,6 +27,7 @@ OURS_THAT_LOAD_THEM = {
         "smart.model.attention",
         "smart.training.callbacks",
         "smart.training.loss",
+        "smart.training.rehearsal",
         "smart.training.schedule",
         "smart.training.sharding",
         "smart.training.trainer",

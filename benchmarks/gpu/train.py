@@ -8,7 +8,6 @@ Tokens are counted as they pass: real ones without padding, supervised ones, and
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from benchmarks.gpu.jobs import around_steps, training_job
 from benchmarks.gpu.options import Options
 from benchmarks.gpu.results import Measurement
 from smart.model.adapters import target_layers
-from smart.training.dry_run import describe_plan
+from smart.training.fitting import Demand, asked
 from smart.training.job import TrainingJob
 
 REPEATS = 3
@@ -340,7 +339,7 @@ def peak_memory() -> int:
     return peak()
 
 
-def planned_memory(job: TrainingJob) -> float | None:
-    """Bytes that plan=true tells, to its three digits; None where it tells none."""
-    told = re.search(r"peak memory +about ([\d.]+) ([KMG]?B)", describe_plan(job))
-    return None if told is None else float(told[1]) * {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9}[told[2]]
+def planned_memory(job: TrainingJob) -> int:
+    """Bytes of tensors that plan=true counts, without its allowances for CUDA and the allocator."""
+    demand = Demand.of(job, job.train_tokens())
+    return int(demand.memory(asked(job, demand)).tensors)

@@ -50,6 +50,16 @@ def _rows(value: object) -> int:
     return count.number
 
 
+def _size(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 10**9:
+        return value  # bytes, as an option holds them
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?G(i?)B", value) if isinstance(value, str) else None
+    number = round(float(match[1]) * (1 << 30 if match[2] else 10**9)) if match else 0
+    if number < 10**9:
+        raise ValueError("must be a number of gigabytes with its unit, such as 24GB or 80GB")
+    return number
+
+
 def _component(value: str) -> str:
     if not value.strip() or re.search(r"[/\\\x00-\x1f\x7f]", value) or value in (".", ".."):
         raise ValueError("names files, so it must be one name without a slash")
@@ -66,6 +76,8 @@ PositiveNumber = Annotated[float, Gt(0), AllowInfNan(False)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Folder = Annotated[Path, BeforeValidator(as_path)]
 """A path, from text."""
+Gigabytes = Annotated[int, BeforeValidator(_size)]
+"""A number of bytes, from 24GB (powers of 1000) or 24GiB (of 1024)."""
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 """A tuple of texts, from a list."""
 Name = Annotated[str, AfterValidator(_component)]

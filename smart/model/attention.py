@@ -135,6 +135,8 @@ def _packed(
 
 
 def _mask_of_padded(*, attention_mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor | None:
+    if options.get("local_size") == options["kv_length"]:
+        options["local_size"] = None  # all of a row is inside, and transformers would make a mask
     return sdpa_mask(attention_mask=None, **options)  # a window or chunks may still need one
 
 

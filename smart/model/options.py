@@ -103,8 +103,11 @@ class TuningOptions:
     """Share of the steps in which the learning rate rises; of w steps, the first learns at 1 / (w + 1) of it."""
     weight_decay: Annotated[Number, Ge(0)] = 0.0
     max_grad_norm: Annotated[Number, Ge(0)] = 1.0
-    checkpoint_activations: bool = True
-    """Recompute activations in the backward pass: about a third slower, far less memory."""
+    checkpoint_activations: bool | Literal["auto"] = option(
+        True, replaces="checkpoint_activations", stored_as={"auto": True}
+    )
+    """Recompute activations in the backward pass: about a third slower, far less memory. auto: only where the training
+    would not fit into gpu_memory otherwise; it stands in keys as true, since what is recomputed are the same bits."""
     kernels: Literal["liger", "hub"] | None = option(None, added=True)
     """Norms, rotary positions and activations by the package liger-kernel, or by kernels of the hub; on GPUs."""
     compile: bool = option(False, added=True)

@@ -10,7 +10,7 @@ from annotated_types import Ge
 from pydantic import BeforeValidator
 
 from smart.config import Problems, counted, option
-from smart.config.types import Folder, Positive, PositiveNumber
+from smart.config.types import Folder, Gigabytes, Positive, PositiveNumber
 from smart.model import ChatOptions, ModelOptions, TuningOptions
 from smart.model.tokens import Overlength
 from smart.runtime.common_config import CommonConfig
@@ -80,6 +80,8 @@ class TrainConfig(CommonConfig):
     """Optimiser steps between checkpoints."""
     eval_steps: Positive | None = option(None, role="free", hint="leave it null for the start and the end")
     """Optimiser steps between evaluations on the mixture's validation rows; None: at the start and the end."""
+    gpu_memory: Gigabytes | None = option(None, role="free")
+    """Bytes of a GPU, from 24GB: what plan=true recommends a setup for, and checkpoint_activations=auto goes by."""
     keep_checkpoints: Positive = option(2, role="free")
     keep_moments: bool = option(False, role="free")
     """Write Adam's moments beside the finished weights, as moments.safetensors."""

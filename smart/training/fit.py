@@ -33,6 +33,7 @@ from smart.runtime.manifest import (
 from smart.runtime.memory import peak_memory
 from smart.training import checkpoints
 from smart.training.card import model_card
+from smart.training.fitting import Demand, asked
 from smart.training.job import TrainingJob, World, cached_tokens
 from smart.training.moments import write_moments
 from smart.training.tokens import TokenStore, count_losses, sample_text
@@ -92,11 +93,12 @@ def fit(
         resumed = checkpoints.last_whole(output / "checkpoints", job.key)
     if state.is_main_process:
         _tell(job, store)
-    trainer, preemption = _make_trainer(job, store, source, output, resumed, watch)
+    trainer, preemption, rehearsal = _make_trainer(job, store, source, output, resumed, watch)
     # Autocast casts what the adapters read; peft's own cast would keep a float32 copy of it for the backward pass.
     autocast = job.config.tuning.dtype == "bfloat16"
     with checkpoints.writing(output):
-        with preemption.watched(), disable_input_dtype_casting(trainer.model, active=autocast):
+        casting = disable_input_dtype_casting(trainer.model, active=autocast)
+        with preemption.watched(), casting, rehearsal.explained(trainer.args.device):
             _run(trainer, resumed)
         interrupted = trainer.state.global_step < trainer.state.max_steps
         if not interrupted:
@@ -218,16 +220,19 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _make_trainer(
     job: TrainingJob, store: TokenStore, source: str, output: Path, resumed: Path | None, watch: Any
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, Any]:
     from transformers import set_seed
 
     from smart.model.attention import prepare_attention
     from smart.training.callbacks import PrecisionCallback, PreemptionCallback
     from smart.training.loss import check_packing
+    from smart.training.rehearsal import Rehearsal, RehearsalCallback
     from smart.training.trainer import make_arguments
 
     order = job.order(store)
-    arguments = make_arguments(job.config, order, output / "checkpoints")
+    demand = Demand.of(job, store)
+    setup = asked(job, demand)
+    arguments = make_arguments(job.config, order, output / "checkpoints", recompute=setup.recompute)
     set_seed(job.config.seed)
     full = job.config.tuning.method == "full"
     model: Any = load_model(
@@ -266,7 +271,9 @@ def _make_trainer(
     preemption = PreemptionCallback()
     trainer.add_callback(preemption)
     trainer.add_callback(PrecisionCallback())
-    return trainer, preemption
+    rehearsal = Rehearsal(order, demand, setup)
+    trainer.add_callback(RehearsalCallback(rehearsal, trainer))
+    return trainer, preemption, rehearsal
 
 
 def _compile(job: TrainingJob, model: Any) -> None:

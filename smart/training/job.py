@@ -282,6 +282,13 @@ def _refuse_combinations(config: TrainConfig, world: World, problems: Problems) 
             "tuning.optimizer", tuning.optimizer, "pages between GPU and CPU memory, and there is no GPU",
             "use tuning.optimizer=adamw_8bit",
         )  # fmt: skip
+    if tuning.checkpoint_activations == "auto" and config.gpu_memory is None:
+        problems.add(
+            "tuning.checkpoint_activations",
+            "auto",
+            "needs to know the memory of a GPU",
+            "add gpu_memory=24GB, or a preset such as gpu=24gb",
+        )
 
 
 def _refuse_attention(name: str | None, world: World, problems: Problems) -> None:

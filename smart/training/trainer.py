@@ -24,15 +24,15 @@ from smart.training.schedule import make_schedule
 from smart.training.tokens import TokenStore
 
 
-def make_arguments(config: TrainConfig, order: Order, folder: Path) -> TrainingArguments:
-    """The Trainer's arguments for a run; `folder` gets the checkpoints."""
+def make_arguments(config: TrainConfig, order: Order, folder: Path, *, recompute: bool) -> TrainingArguments:
+    """The Trainer's arguments for a run; `folder` gets the checkpoints, `recompute` says whether activations are."""
     tuning = config.tuning
     known = {field.name for field in fields(TrainingArguments)}
     # The option's name from transformers 5 on, and before.
     prefix = "activation" if "activation_checkpointing" in known else "gradient"
     checkpointing: dict[str, Any] = {
-        f"{prefix}_checkpointing": tuning.checkpoint_activations,
-        f"{prefix}_checkpointing_kwargs": {"use_reentrant": False} if tuning.checkpoint_activations else None,
+        f"{prefix}_checkpointing": recompute,
+        f"{prefix}_checkpointing_kwargs": {"use_reentrant": False} if recompute else None,
     }
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -208,6 +208,15 @@ class SupervisedTrainer(Trainer):
         Scaled by the number of processes, over which gradients are averaged.
         """
         return self._head.loss(model, inputs) * self.args.world_size / num_items_in_batch
+
+    def rehearse(self, rows: np.ndarray) -> None:
+        """Take a micro-batch of training rows forward and backward; its gradients are added to those that are there."""
+        model: Any = self.model_wrapped
+        model.train()
+        batch = move(self._collate([self._train[row] for row in rows]), self.args.device)
+        # Processes of DDP have nothing to tell each other; sharded gradients would be whole until they are reduced.
+        with nullcontext() if self.is_fsdp_enabled else self.accelerator.no_sync(model):
+            self.accelerator.backward(self.compute_loss(model, batch, num_items_in_batch=1))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Record the metrics of a step, after making sure that the run may go on."""

@@ -223,6 +223,7 @@ FREE: dict[str, dict[str, str]] = {
         "eval_steps": "eval_steps=1",
         "keep_checkpoints": "keep_checkpoints=1",
         "keep_moments": "keep_moments=true",
+        "gpu_memory": "gpu_memory=24GB",
         "merge": "merge=true",
         "launch": "launch=ddp",
         "num_processes": "num_processes=2",

@@ -141,6 +141,19 @@ def test_attention_inside_rows(heads, window):
     torch.testing.assert_close(found, torch.cat(expected, 2), rtol=1e-5, atol=1e-6)
 
 
+def test_a_window_as_long_as_the_rows_needs_no_mask(calls):
+    """Mistral on rows of 4,096 tokens, its window."""
+    for window, masks in ((IDS.shape[1], 0), (IDS.shape[1] - 1, 2)):
+        model = build(MistralConfig(**{**tiny_config("mistral").to_dict(), "sliding_window": window}))
+        with torch.no_grad():
+            expected = model(input_ids=IDS).logits
+            prepare_attention(model, packing=False)
+            calls.clear()
+            found = model(**batch_of(model, packing=False)).logits
+        assert sum(options.get("attn_mask") is not None for _, options in calls) == masks
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("packing", [False, True])
 def test_a_window_shorter_than_a_row_is_kept(packing):
     model = build(MistralConfig(**{**tiny_config("mistral").to_dict(), "sliding_window": 5}))

@@ -17,8 +17,9 @@ from smart.model import ModelOptions, TuningOptions
 from smart.runtime.manifest import write_manifest
 from smart.training.config import TrainConfig
 from smart.training.data import read_mixture
-from smart.training.dry_run import describe_plan, measure
+from smart.training.dry_run import describe_plan
 from smart.training.job import World, prepare
+from smart.training.memory import Shape
 from smart.training.tokens import TokenStore, count_losses, sample_text
 from tests.training.conftest import make_table
 
@@ -140,11 +141,13 @@ def test_plan_counts_what_peft_counts(runner):
 
     for model in ("tiny_llama", "tiny_falcon", "tiny_mistral"):
         job = runner.job(model=model)
-        size = measure(job)
+        shape, tuning = Shape.of(job.base), job.config.tuning
         loaded = load_model(job.base, weights_source(job.base, runner.models), dtype="float32")
         adapted = add_adapters(job.base, loaded, job.config.tuning, seed=0)
         trainable, total = adapted.get_nb_trainable_parameters()
-        assert (size.trainable, size.total) == (trainable, total)
+        learning = shape.learning(tuning)
+        assert (learning, shape.parameters + learning) == (trainable, total)
+        assert f"{trainable:,} trainable of {total:,}" in describe_plan(job)
     text = describe_plan(job)
     for word in (
         "rows",

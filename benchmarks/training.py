@@ -152,7 +152,7 @@ def measure(options: argparse.Namespace) -> None:
 
         runs[options.contender]()
     store = job.train_tokens()
-    supervised = store.supervised * (len(ticks) - 1) / len(ticks)
+    supervised = int(store.supervised.sum()) * (len(ticks) - 1) / len(ticks)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result = {"supervised_per_second": supervised / (ticks[-1] - ticks[0]), "peak": peak, "steps": len(ticks)}
     print("RESULT", json.dumps(result))

@@ -39,7 +39,9 @@ class TrainConfig(CommonConfig):
     model: ModelOptions = option(default_factory=lambda: ModelOptions("mistralai/Mistral-7B-v0.1"))
     tuning: TuningOptions = option(default_factory=TuningOptions)
     """Which weights learn, and how."""
-    adapter: Folder | None = option(None, role="input", hint="a folder with a LoRA adapter of the same model")
+    adapter: Folder | None = option(
+        None, role="input", added=True, hint="a folder with a LoRA adapter of the same model"
+    )
     """An adapter to go on from: its weights are the start. None: fresh adapters, which begin as nothing."""
     bad_rows: Literal["error", "drop"] = option("error", added=True)
     """"error": rows without text in one of the columns stop the run; "drop": they are left out, and counted."""

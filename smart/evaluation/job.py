@@ -21,7 +21,7 @@ from smart.runtime.manifest import make_key, versions
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same job gives other scores."""
 PACKAGES = ("lm_eval", "torch", "transformers", "peft", "datasets", "bitsandbytes")
 TOKENIZER_TEXTS = 2_000

@@ -21,6 +21,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.models.falcon import modeling_falcon
 
+from smart.config import UserError
+
 PADDED, PACKED = "smart_padded", "smart_packed"
 """Names under which transformers knows the two."""
 LARGEST_HEAD = 256
@@ -128,7 +130,9 @@ def _packed(
     extra = sorted(name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None)
     if rows is None or attention_mask is not None or dropout or extra:
         why = ", ".join(extra) or "a mask or dropout of its own"
-        raise NotImplementedError(f"{type(module).__name__}: packed attention knows no {why}")
+        raise UserError(
+            f"packing=true: {type(module).__name__} needs {why}, unknown to packed attention; set packing=false"
+        )
     return varlen_attention(query, key, value, rows, scaling, sliding_window).transpose(
         1, 2
     ).contiguous(), None
@@ -142,7 +146,7 @@ def _mask_of_padded(*, attention_mask: torch.Tensor | None = None, **options: An
 
 def _mask_of_packed(*, allow_is_causal_skip: bool = True, **_: Any) -> None:
     if not allow_is_causal_skip:
-        raise NotImplementedError("packed attention knows causal masks and windows alone")
+        raise UserError("packing=true: the model has masks beside causal ones and windows; set packing=false")
 
 
 def fused_obstacle(

@@ -247,7 +247,7 @@ def _make_trainer(
         use_kernels(model, job.config.tuning.kernels)
     prepare_attention(model, job.config.packing)
     if job.config.packing:
-        check_packing(model)
+        check_packing(model, job.config.tuning.dtype)
     if not full:
         model = add_adapters(job.base, model, job.config.tuning, job.config.seed)
         if job.start is not None:

@@ -114,8 +114,11 @@ class SupervisedHead:
         return nn.functional.cross_entropy(logits.float(), batch["targets"], reduction="sum")
 
 
-def check_packing(model: PreTrainedModel) -> None:
+def check_packing(model: PreTrainedModel, dtype: str) -> None:
     """Stop unless rows packed into one sequence are blind to each other: change one, and look at the other's logits.
+
+    Args:
+        dtype: of computation, which is coarser than the weights where they are trained in full.
 
     Raises:
         UserError: for a model that mixes them.
@@ -126,7 +129,8 @@ def check_packing(model: PreTrainedModel) -> None:
     logits = []
     was_training = model.training
     model.eval()
-    with torch.no_grad():
+    autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    with torch.no_grad(), autocast:
         for first in (rows[0], (rows[0][0][::-1].copy(), mask)):
             batch = move(collate([first, rows[1]]), model.device)
             inputs = {name: value for name, value in batch.items() if name not in ("predicting", "targets")}
@@ -134,7 +138,7 @@ def check_packing(model: PreTrainedModel) -> None:
     model.train(was_training)
     moved = float((logits[0] - logits[1]).abs().max())
     # Kernels may sum in another order where another row has changed, so some rounding of the dtype is no leak.
-    if not moved <= _ROUNDING[str(model.dtype).rpartition(".")[2]] * float(logits[0].abs().max()):
+    if not moved <= _ROUNDING[dtype] * float(logits[0].abs().max()):
         raise UserError(
             f"packing=true: {model.config.model_type} does not keep packed rows apart (logits of one row"
             f" move by {moved:.2g} when another changes); set packing=false"

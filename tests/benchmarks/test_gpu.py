@@ -91,7 +91,7 @@ def test_a_line_that_was_torn_is_measured_again(tmp_path):
 
 @pytest.mark.parametrize(("status", "again"), [(MEMORY, 0), (REFUSED, 0), (FAILED, 1), (MISSING, 1)])
 def test_what_cannot_be_measured_is_not_tried_three_times(tmp_path, status, again):
-    """Nor ever again, where the reason is the GPU's size or ours; an error may have been mended."""
+    """Nor ever again, where the reason is the GPU's size or ours; an error may have been fixed since."""
     file, wanted = tmp_path / "gpu.jsonl", in_turns([A], 3)
     made, _ = measured(Results(file, MACHINE, tiny=False), wanted, 60, ended=(status, {"reason": "no"}))
     assert made == ["smart0"]

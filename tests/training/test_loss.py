@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
 
 from smart.config import UserError
 from smart.model import ModelOptions, find_base, weights_source
-from smart.model.attention import FusedFalconAttention, needs_ones, prepare_attention
+from smart.model.attention import PACKED, FusedFalconAttention, needs_ones, prepare_attention
 from smart.model.load import load_model
 from smart.model.tiny import ARCHITECTURES
 from smart.training.loss import Collator, SupervisedHead, check_packing, move
@@ -120,7 +122,7 @@ def test_an_empty_micro_batch_has_no_loss_and_zero_gradients(model):
 
 def test_packed_rows_are_kept_apart_or_refused(model, monkeypatch):
     prepare_attention(model, packing=True)
-    check_packing(model)
+    check_packing(model, "float32")
     prepare_attention(model, packing=False)
     for layer in model.modules():
         if isinstance(layer, FusedFalconAttention):
@@ -131,7 +133,30 @@ def test_packed_rows_are_kept_apart_or_refused(model, monkeypatch):
         Collator, "__call__", lambda self, rows: blind(self, rows) | {"attention_mask": None} | EVEN
     )
     with pytest.raises(UserError, match="does not keep packed rows apart"):
-        check_packing(model)
+        check_packing(model, "float32")
+
+
+def test_packing_is_checked_in_the_type_of_computation(model):
+    """Weights that are trained in full are float32, and kernels of packed attention on a GPU know bfloat16 alone."""
+    prepare_attention(model, packing=True)
+    seen = set()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_hook(lambda *call: seen.add(call[2].dtype))
+    check_packing(model, "bfloat16")
+    assert seen == {torch.bfloat16}
+
+
+def test_what_packed_attention_does_not_know_is_refused():
+    heads = torch.zeros(1, 1, 2, 8)
+    rows = {"cu_seq_lens_q": torch.tensor([0, 2], dtype=torch.int32), "max_length_q": 2}
+    packed = AttentionInterface()[PACKED]
+    assert packed(torch.nn.Identity(), heads, heads, heads, None, **rows)[0].shape == (1, 2, 1, 8)
+    for extra, said in (({"softcap": 5.0}, "softcap"), ({"dropout": 0.1}, "a mask or dropout")):
+        with pytest.raises(UserError, match=said):
+            packed(torch.nn.Identity(), heads, heads, heads, None, **rows, **extra)
+    with pytest.raises(UserError, match="masks beside causal ones"):
+        AttentionMaskInterface()[PACKED](allow_is_causal_skip=False)
 
 
 EVEN = {"position_ids": torch.arange(16)[None]}

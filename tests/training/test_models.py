@@ -134,10 +134,10 @@ def test_rounding_is_no_leak_between_packed_rows(monkeypatch):
 
     model = Model()
     model.moves = 1e-7  # times a difference of 7
-    loss.check_packing(model)
+    loss.check_packing(model, "float32")
     model.moves = 1e-4
     with pytest.raises(UserError, match="does not keep packed rows apart"):
-        loss.check_packing(model)
+        loss.check_packing(model, "float32")
 
 
 def test_a_checkpoint_that_holds_code_is_not_read(runner, tmp_path, monkeypatch):

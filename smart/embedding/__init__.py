@@ -1,7 +1,7 @@
 """Prompts become vectors on disk: encoders, the store of their vectors, and task means."""
 
 from smart.embedding.contract import check_encoder
-from smart.embedding.encoders import Encoded, Encoder, Session, WordLlama
+from smart.embedding.encoders import Encoded, Encoder, Session, Unencodable, WordLlama
 from smart.embedding.precomputed import Precomputed
 from smart.embedding.prompts import Prompts
 from smart.embedding.sentence_transformers import SentenceTransformers
@@ -19,6 +19,7 @@ __all__ = [
     "SentenceTransformers",
     "Session",
     "TaskStatistics",
+    "Unencodable",
     "Vectors",
     "WordLlama",
     "check_encoder",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
@@ -46,6 +47,8 @@ SPEED_OPTIONS: dict[str, tuple[object, object]] = {
 """Options that must not change the identity, and two values for each."""
 
 TOLERANCE = 0.02
+THREADS = 4
+"""Threads that encode at once, where a session says that they may."""
 
 
 def check_encoder(encoder: Encoder, *, texts: Sequence[str] = TEXTS, tolerance: float = TOLERANCE) -> None:
@@ -173,6 +176,8 @@ def _open(trial: _Trial) -> None:
     block = session.block
     whole = isinstance(block, int) and not isinstance(block, bool) and block >= 1
     require(whole, "Session.block to be a whole number, at least 1", repr(block), hint)
+    parallel = session.parallel
+    require(isinstance(parallel, bool), "Session.parallel to be True or False", repr(parallel), hint)
     trial.session = session
 
 
@@ -252,6 +257,16 @@ def _company(trial: _Trial) -> None:
     trial.require_same(alone, trial.vectors, "a text's vector not to depend on the texts beside it", hint)
 
 
+def _several_threads(trial: _Trial) -> None:
+    if not trial.session.parallel:
+        return
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda _: trial.encode(trial.texts), range(4 * THREADS)))
+    hint = "give each call a state of its own, or leave Session.parallel False"
+    for vectors in found:
+        trial.require_same(vectors, trial.vectors, "the same vectors when threads encode at once", hint)
+
+
 def _unusual_texts(trial: _Trial) -> None:
     for text in UNUSUAL:
         encoded = trial.session.encode([text])
@@ -289,6 +304,7 @@ CHECKS = (
     _same_texts,
     _order,
     _company,
+    _several_threads,
     _unusual_texts,
     _open_again,
 )

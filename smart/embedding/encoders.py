@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
@@ -34,6 +34,21 @@ class Session(NamedTuple):
     """Takes 1 to `block` texts, in any order, and gives their vectors."""
     block: int
     """The most texts that one call of `encode` gets, at least 1; they are of like length."""
+    parallel: bool = False
+    """Several threads may call `encode` at once, and gain by it: it frees the interpreter for most of its time."""
+
+
+class Unencodable(Exception):  # noqa: N818
+    """Texts that an encoder refuses. `embed` tells the user their rows in the collection, and the reason.
+
+    Attributes:
+        texts: their indices in the list that `Session.encode` got.
+        reason: what is wrong with them, and what the user can do.
+    """
+
+    def __init__(self, texts: Sequence[int], reason: str) -> None:
+        super().__init__(texts, reason)
+        self.texts, self.reason = texts, reason
 
 
 class Encoder(ABC):
@@ -78,7 +93,8 @@ class Encoder(ABC):
         they may be of any length and language.
 
         Raises:
-            UserError: for what the user can fix, such as a model that does not load.
+            UserError: for what the user can fix, such as a model that does not load. `Session.encode` may raise
+                Unencodable for texts that it refuses.
         """
 
     def width(self) -> int | None:

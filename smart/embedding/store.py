@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from smart.config import UserError, code_of, counted
-from smart.embedding.encoders import Encoded, Encoder, Session
+from smart.embedding.encoders import Encoded, Encoder, Session, Unencodable
 from smart.embedding.precomputed import Precomputed
 from smart.embedding.prompts import Prompts
 from smart.embedding.vectors import Vectors
+from smart.runtime.executor import map_unordered
 from smart.runtime.files import hash_file, write_atomic
 from smart.runtime.locks import owned
 from smart.runtime.manifest import FILE, is_intact, make_key, versions, write_manifest
@@ -47,16 +48,23 @@ class EmbeddingPlan:
 
 
 def embed(
-    prompts: Prompts, encoder: Encoder | Precomputed, folder: Path, shard_rows: int = SHARD_ROWS
+    prompts: Prompts,
+    encoder: Encoder | Precomputed,
+    folder: Path,
+    shard_rows: int = SHARD_ROWS,
+    threads: int = 1,
 ) -> Vectors:
     """Vectors of the prompts in group order: found under FOLDER/KEY, or resumed, or made.
 
     Hashes are checked each time; damaged shards, and only those, are made again. Of two processes that want
     the same vectors, the second waits for the first.
 
+    Args:
+        threads: how many call the encoder at once, where its session is `parallel`; the vectors are the same.
+
     Raises:
-        UserError: where the encoder cannot be had, a vector is not finite or does not fit the storage type,
-            precomputed vectors do not fit the collection, or the disk is full.
+        UserError: where the encoder cannot be had, it refuses a prompt, a vector is not finite or does not fit
+            the storage type, precomputed vectors do not fit the collection, or the disk is full.
     """
     if isinstance(encoder, Precomputed):
         return encoder.vectors(prompts, folder)
@@ -64,7 +72,7 @@ def embed(
         encoder.fetch()
     store = _Store(prompts, encoder, folder, shard_rows)
     with owned(store.home):
-        shards = store.complete()
+        shards = store.complete(threads)
     return store.open(shards)
 
 
@@ -129,14 +137,14 @@ class _Store:
         except (OSError, ValueError, TypeError):
             return None
 
-    def complete(self) -> list[_Shard]:
+    def complete(self, threads: int) -> list[_Shard]:
         """Make what is missing or damaged; returns the records of all shards."""
         shards = {number: shard for number in range(self.count) if (shard := self._whole(number))}
         missing = [number for number in range(self.count) if number not in shards]
         if missing or not is_intact(self.home, self.key, files=False):
             (self.home / FILE).unlink(missing_ok=True)
             started = time.monotonic()
-            shards |= self._make(missing)
+            shards |= self._make(missing, threads)
             self._write_manifest([shards[number] for number in range(self.count)], time.monotonic() - started)
         else:
             log.info("The embeddings are there: %s", self.home)
@@ -168,7 +176,7 @@ class _Store:
             return None
         return shard
 
-    def _make(self, missing: list[int]) -> dict[int, _Shard]:
+    def _make(self, missing: list[int], threads: int) -> dict[int, _Shard]:
         if not missing:
             return {}
         rows = sum(map(self.rows, missing))
@@ -184,11 +192,12 @@ class _Store:
             self.encoder.open() as session,
             progress(total=len(self.prompts), initial=done, desc="Embedding", unit="row") as bar,
         ):
-            return {number: self._make_shard(number, session, bar) for number in missing}
+            threads = threads if session.parallel else 1
+            return {number: self._make_shard(number, session, threads, bar) for number in missing}
 
-    def _make_shard(self, number: int, session: Session, bar: progress) -> _Shard:
+    def _make_shard(self, number: int, session: Session, threads: int, bar: progress) -> _Shard:
         start = number * self.shard_rows
-        encoded = self._encode(start, start + self.rows(number), session, bar)
+        encoded = self._encode(start, start + self.rows(number), session, threads, bar)
         self._check(encoded.vectors, start)
         vectors, path = encoded.vectors.astype(self.encoder.dtype), self.path(number)
         rows_left = sum(self.rows(later) for later in range(number, self.count) if not self.record(later))
@@ -199,29 +208,43 @@ class _Store:
             write_sealed(self._record(number), f"{self.key}/{number}", content)
         return shard
 
-    def _encode(self, start: int, stop: int, session: Session, bar: progress) -> Encoded:
+    def _encode(self, start: int, stop: int, session: Session, threads: int, bar: progress) -> Encoded:
         """Encode a shard, texts of like length together, so that little is padded."""
         texts = self.prompts.take(start, stop)
         by_length = np.argsort(-pc.binary_length(texts).to_numpy(), kind="stable")
-        parts, truncated = [], 0
-        for first in range(0, len(texts), session.block):
-            part = texts.take(pa.array(by_length[first : first + session.block]))
-            encoded = session.encode(part.to_pylist())
-            parts.append(encoded.vectors)
+
+        def encode(first: int) -> Encoded:
+            block = by_length[first : first + session.block]
+            try:
+                return session.encode(texts.take(pa.array(block)).to_pylist())
+            except Unencodable as error:
+                raise self._refusal(start + block[list(error.texts)], error) from error
+
+        firsts, parts, truncated = range(0, len(texts), session.block), {}, 0
+        inline = zip(firsts, map(encode, firsts), strict=True)
+        for first, encoded in map_unordered(encode, firsts, threads) if threads > 1 else inline:
+            parts[first] = encoded.vectors
             truncated += encoded.truncated
-            bar.update(len(part))
-        return Encoded(np.concatenate(parts)[np.argsort(by_length)], truncated)
+            bar.update(len(encoded.vectors))
+        vectors = np.concatenate([parts[first] for first in firsts])
+        return Encoded(vectors[np.argsort(by_length)], truncated)
 
     def _check(self, vectors: np.ndarray, start: int) -> None:
         largest = np.abs(vectors).max(axis=1)
         bad = np.flatnonzero(~(largest <= np.finfo(self.encoder.dtype).max))  # NaN is not <=
         if len(bad):
-            rows = np.sort(self.prompts.row_numbers(start + bad))
             fault = "not finite: the encoder fails on these prompts"
             if np.isfinite(largest).all():
                 fault = f"too large for {self.encoder.dtype}; set encoder.dtype=float32"
-            listed = ", ".join(map(str, rows[:5])) + (" …" if len(rows) > 5 else "")
-            raise UserError(f"Vectors of rows {listed} of the collection are {fault}")
+            raise UserError(f"Vectors of {self._rows(start + bad)} of the collection are {fault}")
+
+    def _refusal(self, positions: np.ndarray, error: Unencodable) -> UserError:
+        return UserError(f"Prompts of {self._rows(positions)} of the collection: {error.reason}")
+
+    def _rows(self, positions: np.ndarray) -> str:
+        """Row numbers, for a message."""
+        rows = np.sort(self.prompts.row_numbers(positions))
+        return "rows " + ", ".join(map(str, rows[:5])) + (" …" if len(rows) > 5 else "")
 
     def _write_manifest(self, shards: list[_Shard], seconds: float) -> None:
         content: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import pyarrow as pa
 import xxhash
 
 from smart.config import Problems
-from smart.embedding import Encoded, Prompts, Session, embed
+from smart.embedding import Encoded, Prompts, Session, Unencodable, embed
 
 ROWS, SHARD_ROWS = 50, 8
 
@@ -39,7 +40,10 @@ class Fake:
     special: dict[str, float] = field(default_factory=dict)
     seconds: float = 0
     kill_at: int | None = None
+    parallel: bool = False
+    refused: tuple[str, ...] = ()
     asked: list[str] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
 
     def identity(self) -> dict[str, Any]:
         return {"encoder": "fake"}
@@ -53,9 +57,12 @@ class Fake:
 
     @contextmanager
     def open(self) -> Iterator[Session]:
-        yield Session(self.encode, block=3)
+        yield Session(self.encode, block=3, parallel=self.parallel)
 
     def encode(self, texts: list[str]) -> Encoded:
+        self.threads.add(threading.get_ident())
+        if refused := [index for index, text in enumerate(texts) if text in self.refused]:
+            raise Unencodable(refused, "too odd; drop these rows")
         time.sleep(self.seconds)
         self.asked.extend(texts)
         if self.kill_at is not None and len(self.asked) >= self.kill_at:

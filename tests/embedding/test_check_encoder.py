@@ -76,6 +76,8 @@ def test_a_right_encoder_passes_and_embeds_a_pool(
     np.testing.assert_allclose(means, [wanted[:20].mean(0), wanted[20:].mean(0)], rtol=1e-6)
 
 
+SESSION = "yield Session(self._encode, block=self.batch_size)"
+ENCODE = "    def _encode(self, texts):\n"
 RESULT = "return Encoded(vectors, "
 SHARED = """buffer = globals().setdefault("buffer", np.ones((4, self.size), np.float32))[: len(texts)]
         buffer[:] = vectors
@@ -85,6 +87,14 @@ LONG = """assert len(texts[0]) < 9000, "long"
 ONCE = """assert "opened" not in globals(), "open"
         globals()["opened"] = True
         yield Session("""
+PARALLEL = """yield Session(self._encode, block=self.batch_size, parallel=True)
+
+    def _encode(self, texts):
+        import time
+        self.__dict__["first"] = texts[0]
+        time.sleep(0.001)
+        texts = [self.__dict__["first"], *texts[1:]]
+"""
 WIDTH = """    def width(self):
         return 65
 
@@ -118,6 +128,8 @@ WIDTH = """    def width(self):
         (RESULT, "vectors += np.random.rand(*vectors.shape); return Encoded(vectors, ", "same_texts", "dropout"),
         ("enumerate(texts)", "enumerate(sorted(texts, key=len))", "order", "back to the order"),
         (RESULT, "return Encoded(vectors - vectors.mean(0) / 2, ", "company", "nothing over the batch"),
+        (f"{SESSION}\n\n{ENCODE}", PARALLEL, "several_threads", "parallel False"),
+        (SESSION, f"{SESSION[:-1]}, parallel=1)", "open", "True or False, but found 1"),
         ("vectors = np.zeros", LONG, "unusual_texts", "AssertionError: long"),
         ("yield Session(", ONCE, "open_again", "AssertionError: open"),
     ],

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -252,3 +253,31 @@ def test_vectors_that_cannot_be_stored_name_their_rows(tmp_path: Path) -> None:
     for value in (np.nan, np.inf):
         with pytest.raises(UserError, match=r"rows 4 of the collection are not finite"):
             embed(pool, Fake(special={"nan": value}, dtype="float32"), tmp_path / str(value))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_share_the_blocks_of_a_parallel_session(tmp_path: Path, threads: int) -> None:
+    wanted = shard_bytes(embed(prompts(), Fake(), tmp_path / "one", SHARD_ROWS).folder)
+    encoder = Fake(parallel=True, seconds=0.01)
+    vectors = embed(prompts(), encoder, tmp_path, threads=threads)
+    np.testing.assert_array_equal(vectors[:], expected(prompts()).astype("float16"))
+    assert len(encoder.threads) == threads
+    assert sorted(encoder.asked) == sorted(prompts().texts.to_pylist())
+    again = embed(prompts(), Fake(parallel=True), tmp_path / "many", SHARD_ROWS, threads=threads)
+    assert shard_bytes(again.folder) == wanted
+
+
+def test_a_session_that_is_not_parallel_is_called_by_the_callers_thread_alone(tmp_path: Path) -> None:
+    encoder = Fake()
+    embed(prompts(), encoder, tmp_path, SHARD_ROWS, threads=3)
+    assert encoder.threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_texts_that_an_encoder_refuses_are_told_by_their_rows(tmp_path: Path, threads: int) -> None:
+    pool = prompts(["fine", "odd one", "also fine", "odd two and long"])
+    encoder = Fake(refused=("odd one", "odd two and long"), parallel=True)
+    with pytest.raises(
+        UserError, match=r"^Prompts of rows 2, 6 of the collection: too odd; drop these rows$"
+    ):
+        embed(pool, encoder, tmp_path, threads=threads)

@@ -17,8 +17,8 @@ from smart.config import UserError
 
 PARTIAL = ".partial-"
 """In the name of everything that is not finished: nothing reads it, and the next run removes it."""
-_DRAFTS = (f".*{PARTIAL}*", ".tmp" + 6 * "?")
-"""Drafts in a folder: ours, and those of safetensors."""
+_FOREIGN_DRAFT = ".tmp" + 6 * "?"
+"""Drafts of safetensors, which nobody locks."""
 
 
 @contextlib.contextmanager
@@ -114,13 +114,21 @@ def _aside(path: Path) -> Path:
 
 
 def recover(path: Path) -> None:
-    """Put right what killed runs left of a file or folder: an old one comes back, drafts go. Hold its lock."""
+    """Put right what killed runs left of a file or folder: an old one comes back, drafts go. Hold its lock.
+
+    Files of a cache are also written by processes without the folder's lock (`smart.runtime.claims`); a draft whose
+    writer lives stays.
+    """
     path = real(path)
     if _aside(path).exists() and not path.exists():
         os.replace(_aside(path), path)
         sync(path.parent)
-    within = [left for pattern in _DRAFTS for left in path.glob(pattern)] if path.is_dir() else []
-    for left in (*path.parent.glob(f".{glob.escape(path.name)}{PARTIAL}*"), *within):
+    for left in (*path.parent.glob(f".{glob.escape(path.name)}{PARTIAL}*"), *path.glob(f".*{PARTIAL}*")):
+        if left.is_dir():
+            remove(left)
+        else:
+            _remove_unless_held(left)
+    for left in path.glob(_FOREIGN_DRAFT):
         remove(left)
 
 

@@ -88,13 +88,15 @@ def select(config: SelectConfig) -> SelectedMixture:
     folder = config.output or config.output_root / "mixtures" / f"{_stem(config, pool)}-{key[:8]}"
     make_writable("output", folder.parent)
     with owned(folder):
+        if made := _find(config, folder, key):
+            return made
+    # No lock meanwhile: processes that are asked for the same mixture share the work on what it is made from.
+    selection = _select(config, pool, num_tasks, budget, inputs, clock)
+    with owned(folder):
+        if made := _find(config, folder, key):
+            log.info("Another process has written the mixture by now.")
+            return made
         wandb = config.output_root / "wandb"
-        if is_made(folder, key, "mixture", config.overwrite):
-            if is_unlogged(config.tracker, job_type="select", folder=wandb, key=key):
-                _track(config, SelectedMixture(folder), wandb)
-            export_mixture(folder, SelectedMixture(folder).manifest, config.export)
-            return SelectedMixture(folder)
-        selection = _select(config, pool, num_tasks, budget, inputs, clock)
         mark_unlogged(config.tracker, job_type="select", folder=wandb, key=key)
         _write(config, pool, selection, key, inputs, folder, clock)
         export_mixture(folder, SelectedMixture(folder).manifest, config.export)
@@ -118,6 +120,17 @@ def fetch(config: SelectConfig) -> None:
         read_tokenizer(f"tokenizer={config.tokenizer}", config.tokenizer)
     if config.decontaminate:
         questions(config.benchmark_data, config.heldout_data)
+
+
+def _find(config: SelectConfig, folder: Path, key: str) -> SelectedMixture | None:
+    """The mixture, if it is made, with what was asked for since or is still to be logged. Hold the folder's lock."""
+    if not is_made(folder, key, "mixture", config.overwrite):
+        return None
+    mixture, wandb = SelectedMixture(folder), config.output_root / "wandb"
+    if is_unlogged(config.tracker, job_type="select", folder=wandb, key=key):
+        _track(config, mixture, wandb)
+    export_mixture(folder, mixture.manifest, config.export)
+    return mixture
 
 
 def _select(

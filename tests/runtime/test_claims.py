@@ -105,9 +105,13 @@ def test_what_a_killed_process_held_is_done_by_others(tmp_path: Path) -> None:
 
 
 def test_a_failure_gives_back_what_was_held(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="full"), claims_on(tmp_path / "key") as ours:
-        for _ in ours.free(range(3)):
+    def fail() -> None:
+        with claims_on(tmp_path / "key") as ours:
+            next(ours.free(range(3)))
             raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
     assert work(tmp_path / "key", range(3), 0) == [0, 1, 2]
 
 

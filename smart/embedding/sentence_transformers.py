@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from huggingface_hub import errors, try_to_load_from_cache
 
 from smart.config import Problems, UserError, counted, nearest
 from smart.embedding.encoders import Encoded, Encoder, Session, validate_dtype
+from smart.embedding.window import NO_LIMIT, Seen, Window
+from smart.runtime.executor import map_unordered
 from smart.runtime.files import hash_bytes, hash_file
-from smart.runtime.gpu import has_tensor_types
+from smart.runtime.gpu import gpus, half_type
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 SIDES = ("left", "right")
+UNLIMITED = 512
+"""Tokens for which a batch of batch_size texts is meant, of a model that has no limit."""
+EncodeBatch = Callable[[list[str]], np.ndarray]
+"""Takes the texts of a batch and gives their vectors, float32 (n, d)."""
+log = logging.getLogger(__name__)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class SentenceTransformers(Encoder):
-    """A model of the Hugging Face hub or a local folder, in bfloat16 on GPUs, on all GPUs of the machine.
+    """A model of the Hugging Face hub or a local folder, on all GPUs of the machine.
 
-    Pooling is the model's own. Code that comes with a model is never run.
+    On GPUs it computes in bfloat16, or in float16 where they have no units for it. Pooling is the model's own. Code
+    that comes with a model is never run.
     """
 
     name: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -48,7 +59,8 @@ class SentenceTransformers(Encoder):
     normalize: bool = False
     """Scale vectors to unit length, where the model does not do so itself."""
     batch_size: int = 64
-    """Prompts a step on each device; does not change which vectors are wanted."""
+    """Prompts of full length a step on each device; of shorter ones as many more as have the same tokens. It does not
+    change which vectors are wanted."""
     dtype: str = "float16"
     """How vectors are stored: float16 or float32."""
 
@@ -98,41 +110,60 @@ class SentenceTransformers(Encoder):
 
     @contextmanager
     def open(self) -> Iterator[Session]:
-        import torch
-
         model = self._load()
         self._set_truncation(model)
-        if has_tensor_types(model.device):
-            compute_in_bfloat16(model)
-        devices = torch.cuda.device_count()
-        pool = model.start_multi_process_pool() if devices > 1 else None
-        try:
-            with ThreadPoolExecutor(1) as thread:
-                yield self._session(model, pool, thread, block=self.batch_size * 16 * max(1, devices))
-        finally:
-            if pool is not None:
-                model.stop_multi_process_pool(pool)
+        if half := half_type(model.device):
+            compute_in(model, half)
+        look, tokens = self._window(model)
+        with ThreadPoolExecutor(1) as thread, self._devices(model, gpus()) as devices:
+            part = 4 * self.batch_size * len(devices)
 
-    def _session(
-        self, model: SentenceTransformer, pool: Any, thread: ThreadPoolExecutor, block: int
-    ) -> Session:
-        count_truncated = self._truncation_counter(model)
+            def encode(texts: list[str]) -> Encoded:
+                parts = [texts[start : start + part] for start in range(0, len(texts), part)]
+                # Looking tokenises; of the next part beside the model's forward pass, where it costs no time.
+                return encode_batches(thread.map(look, parts), tokens, devices)
 
-        def encode(texts: list[str]) -> Encoded:
-            # Counting tokenises once more; beside the model's forward pass that costs no time.
-            truncated = thread.submit(count_truncated, texts)
-            vectors = model.encode(
-                texts,
-                batch_size=self.batch_size,
-                prompt=self.prefix,
-                normalize_embeddings=self.normalize,
-                show_progress_bar=False,
-                pool=pool,
-                chunk_size=4 * self.batch_size,
-            )
-            return Encoded(vectors, truncated.result())
+            yield Session(encode, block=4 * part)
 
-        return Session(encode, block)
+    @contextmanager
+    def _devices(self, model: SentenceTransformer, names: Sequence[str]) -> Iterator[list[EncodeBatch]]:
+        """What encodes a batch on each device: the model itself, or a process for each of several GPUs.
+
+        The library's own pool has one queue of pieces with equally many texts for all processes, and waits for all of
+        them. A pool of one process for each device takes batches of any size, and no device waits for another.
+        """
+
+        def on(pool: Any) -> EncodeBatch:
+            def encode(texts: list[str]) -> np.ndarray:
+                vectors: np.ndarray = model.encode(
+                    texts,
+                    batch_size=len(texts),
+                    prompt=self.prefix,
+                    normalize_embeddings=self.normalize,
+                    show_progress_bar=False,
+                    pool=pool,
+                    chunk_size=len(texts),
+                )
+                return vectors
+
+            return encode
+
+        with ExitStack() as stack:
+            pools = [model.start_multi_process_pool([name]) for name in names] if len(names) > 1 else [None]
+            for pool in pools:
+                if pool is not None:
+                    stack.callback(model.stop_multi_process_pool, pool)
+            yield list(map(on, pools))
+
+    def _window(self, model: SentenceTransformer) -> tuple[Callable[[Sequence[str]], Seen], int]:
+        """What looks at the texts, and how many tokens a batch may have."""
+        if not _has_limit(model):
+            return (lambda texts: Seen(list(texts), np.ones(len(texts), np.int64), 0)), self.batch_size
+        prefix = self.prefix
+        if prefix is None:
+            prefix = model.prompts.get(model.default_prompt_name or "") or ""
+        window = Window(model.tokenizer, prefix, self.truncation)
+        return window.look, self.batch_size * (window.limit if window.limit < NO_LIMIT else UNLIMITED)
 
     def _load(self, device: str | None = None) -> SentenceTransformer:
         from sentence_transformers import SentenceTransformer
@@ -155,24 +186,6 @@ class SentenceTransformers(Encoder):
                 )
             model.max_seq_length = self.max_length
         model.tokenizer.truncation_side = self.truncation
-
-    def _truncation_counter(self, model: SentenceTransformer) -> Callable[[list[str]], int]:
-        if not _has_limit(model):
-            return lambda texts: 0
-        tokenizer = copy.deepcopy(model.tokenizer)  # two threads cannot share one
-        limit, tokenizer.model_max_length = (
-            tokenizer.model_max_length,
-            int(1e30),
-        )  # no warning of long prompts
-        prefix = self.prefix
-        if prefix is None:
-            prefix = model.prompts.get(model.default_prompt_name or "") or ""
-
-        def count(texts: list[str]) -> int:
-            tokens = tokenizer([prefix + text for text in texts], return_attention_mask=False)["input_ids"]
-            return sum(len(ids) > limit for ids in tokens)
-
-        return count
 
     def _commit(self) -> str | None:
         """The commit of a hub model: as pinned, or as downloaded; None for a folder or an absent model."""
@@ -199,21 +212,96 @@ def _has_limit(model: SentenceTransformer) -> bool:
     return hasattr(model.tokenizer, "truncation_side")
 
 
-def compute_in_bfloat16(model: SentenceTransformer) -> None:
-    """Run the transformer in bfloat16, but pool and normalise its output in float32."""
-    import torch
+def encode_batches(parts: Iterable[Seen], tokens: int, devices: Sequence[EncodeBatch]) -> Encoded:
+    """Encode texts in batches of like length, each on the first device that is free.
 
-    model[0].to(torch.bfloat16)
+    Args:
+        parts: the texts, and how many tokens of each the model computes.
+        tokens: the most tokens of a batch after padding; a text of more is a batch of its own.
+        devices: what encodes a batch on each device.
+
+    Returns:
+        The vectors in the order of the texts.
+    """
+    free: SimpleQueue[EncodeBatch] = SimpleQueue()
+    for device in devices:
+        free.put(device)
+
+    def encode(batch: Batch) -> np.ndarray:
+        device = free.get()
+        try:
+            return device(batch.texts)
+        finally:
+            free.put(device)
+
+    looked: list[Seen] = []
+
+    def seen() -> Iterator[Seen]:
+        for part in parts:
+            looked.append(part)
+            yield part
+
+    found = list(map_unordered(encode, batches(seen(), tokens), len(devices)))
+    vectors = np.concatenate([made for _, made in found])
+    rows = np.concatenate([batch.rows for batch, _ in found])
+    return Encoded(vectors[np.argsort(rows)], sum(part.truncated for part in looked))
+
+
+class Batch(NamedTuple):
+    """Texts that a model encodes together."""
+
+    texts: list[str]
+    rows: list[int]
+    """Their positions among all texts."""
+
+
+def batches(parts: Iterable[Seen], tokens: int) -> Iterator[Batch]:
+    """Cut texts into batches, longest first within each part: a batch has at most so many tokens after padding.
+
+    >>> part = Seen(["a", "b c d", "e"], np.array([1, 3, 1]), 0)
+    >>> [batch.texts for batch in batches([part], tokens=3)]
+    [['b c d'], ['a', 'e']]
+    """
+    texts: list[str] = []
+    rows: list[int] = []
+    longest = first = 0
+    for part in parts:
+        for place in np.argsort(-part.tokens, kind="stable").tolist():
+            wider = max(longest, int(part.tokens[place]))
+            if texts and wider * (len(texts) + 1) > tokens:
+                yield Batch(texts, rows)
+                texts, rows, wider = [], [], int(part.tokens[place])
+            texts.append(part.texts[place])
+            rows.append(first + place)
+            longest = wider
+        first += len(part.texts)
+    if texts:
+        yield Batch(texts, rows)
+
+
+def compute_in(model: SentenceTransformer, dtype: torch.dtype) -> None:
+    """Run the transformer in a type of 16 bits, but pool and normalise its output in float32.
+
+    float16 ends at 65,504, and some models were trained in types that go on. From the first output that is not finite
+    the transformer computes in float32.
+    """
+    model[0].to(dtype)
     model[0].register_forward_hook(_widen)
 
 
-def _widen(module: object, inputs: object, features: dict[str, Any]) -> dict[str, Any]:
+def _widen(module: torch.nn.Module, inputs: tuple[Any, ...], features: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    return {
-        name: value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+    halves = {
+        name: value
         for name, value in features.items()
+        if torch.is_tensor(value) and value.dtype.itemsize == 2
     }
+    if any(value.dtype == torch.float16 and not value.isfinite().all() for value in halves.values()):
+        log.warning("The model overflows float16: it computes in float32 from now on.")
+        widened: dict[str, Any] = module.float()(*inputs)
+        return widened
+    return features | {name: value.float() for name, value in halves.items() if value.is_floating_point()}
 
 
 def _hash_folder(folder: Path) -> str:

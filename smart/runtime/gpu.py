@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 AMPERE = 8
 """Compute capability of the first GPUs with units for bfloat16 and TF32."""
+VOLTA = 7
+"""Compute capability of the first GPUs with units for float16; before, most have a slow float16 alone."""
 
 
 def device_name(device: torch.device) -> str:
@@ -23,6 +25,13 @@ def device_name(device: torch.device) -> str:
     import torch
 
     return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else device.type
+
+
+def gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as torch takes them."""
+    import torch
+
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
 
 
 def has_tensor_types(device: torch.device) -> bool:
@@ -40,6 +49,17 @@ def has_tensor_types(device: torch.device) -> bool:
 def emulates_bfloat16(device: torch.device) -> bool:
     """True for a GPU without units for bfloat16, such as a T4."""
     return device.type == "cuda" and not has_tensor_types(device)
+
+
+def half_type(device: torch.device) -> torch.dtype | None:
+    """The type of 16 bits that a device multiplies matrices in by units of its own; None where it has no such units."""
+    import torch
+
+    if has_tensor_types(device):
+        return torch.bfloat16
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= VOLTA:
+        return torch.float16
+    return None
 
 
 @contextlib.contextmanager

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +16,8 @@ import pytest
 
 from smart.config import UserError
 from smart.embedding import Encoded, SentenceTransformers, check_encoder, embed, plan_embedding
-from smart.embedding.sentence_transformers import compute_in_bfloat16
+from smart.embedding.sentence_transformers import batches, compute_in, encode_batches
+from smart.embedding.window import Seen
 
 from .examples import prompts
 
@@ -190,7 +195,7 @@ def test_bfloat16_is_for_the_transformer_alone(folder: Path) -> None:
 
     model, texts = SentenceTransformer(str(folder), device="cpu"), [text(*range(i, i + 9)) for i in range(20)]
     exact = model.encode(texts)
-    compute_in_bfloat16(model)
+    compute_in(model, torch.bfloat16)
     vectors = model.encode(texts)
     assert model[0].auto_model.dtype == torch.bfloat16
     assert vectors.dtype == np.float32
@@ -198,14 +203,79 @@ def test_bfloat16_is_for_the_transformer_alone(folder: Path) -> None:
     np.testing.assert_allclose(vectors, exact, atol=0.05 * np.abs(exact).max())
 
 
+def test_an_overflow_of_float16_is_computed_in_float32(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    model, texts = SentenceTransformer(str(folder), device="cpu"), [text(*range(i, i + 9)) for i in range(20)]
+    exact = model.encode(texts)
+    compute_in(model, torch.float16)
+    np.testing.assert_allclose(model.encode(texts), exact, atol=0.01 * np.abs(exact).max())
+    assert model[0].auto_model.dtype == torch.float16
+    with torch.no_grad():
+        layer = model[0].auto_model.encoder.layer[0]
+        for parameter in (layer.intermediate.dense.weight, layer.output.dense.weight):
+            parameter.mul_(1_000)
+    large = copy.deepcopy(model)
+    large[0]._forward_hooks.clear()
+    assert np.isnan(large.encode(texts)).any()
+    found = model.encode(texts)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found, large.float().encode(texts))
+    assert [record.getMessage() for record in caplog.records].count(
+        "The model overflows float16: it computes in float32 from now on."
+    ) == 1
+
+
+def test_a_batch_is_of_so_many_tokens_and_of_like_length() -> None:
+    generator = np.random.default_rng(0)
+    lengths = [np.sort(generator.integers(1, 513, 1024))[::-1], generator.integers(1, 513, 700)]
+    names = [[f"{number}-{row}" for row in range(len(part))] for number, part in enumerate(lengths)]
+    flat = [name for part in names for name in part]
+    known = dict(zip(flat, np.concatenate(lengths).tolist(), strict=True))
+    parts = [Seen(texts, tokens, 0) for texts, tokens in zip(names, lengths, strict=True)]
+    made = list(batches(parts, 64 * 512))
+    assert sorted(row for batch in made for row in batch.rows) == list(range(1724))
+    assert all(batch.texts == [flat[row] for row in batch.rows] for batch in made)
+    padded = [max(known[name] for name in batch.texts) * len(batch.texts) for batch in made]
+    assert max(padded) <= 64 * 512
+    assert sum(padded) < 1.25 * sum(known.values())  # in batches of 64 rows as they come: 1.99
+    assert max(len(batch.texts) for batch in made) > 3 * 64
+    assert [batch.rows for batch in batches([Seen(["a", "b"], np.array([9, 9]), 0)], 5)] == [[0], [1]]
+
+
+def test_batches_go_to_whichever_device_is_free() -> None:
+    texts = [str(number) for number in range(60)]
+    parts = [Seen(texts[start : start + 20], np.full(20, 4), 1) for start in range(0, 60, 20)]
+    calls: dict[str, list[str]] = {"slow": [], "quick": []}
+    both = threading.Barrier(2)
+
+    def device(name: str) -> Callable[[list[str]], np.ndarray]:
+        def encode(batch: list[str]) -> np.ndarray:
+            if not calls[name]:
+                both.wait(timeout=30)  # both work at the same time
+            calls[name] += batch
+            if name == "slow":
+                while len(calls["quick"]) < 40:
+                    time.sleep(0.001)
+            return np.array([[float(one)] for one in batch], np.float32)
+
+        return encode
+
+    encoded = encode_batches(parts, 16, [device("slow"), device("quick")])
+    assert encoded.vectors[:, 0].tolist() == list(range(60))
+    assert encoded.truncated == 3
+    assert len(calls["quick"]) >= 40  # while the slow one still has its first batch
+
+
 @pytest.mark.full
 def test_several_devices_give_the_vectors_of_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     encoder = SentenceTransformers(str(folder), max_length=7, batch_size=2)
     texts = [text(*range(i, i + 3 + i % 9)) for i in range(40)]
     one = encode(encoder, *texts)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # without CUDA the pool takes CPU workers
+    monkeypatch.setattr("smart.embedding.sentence_transformers.gpus", lambda: ["cpu", "cpu"])
     several = encode(encoder, *texts)
     assert several.truncated == one.truncated > 0
     np.testing.assert_allclose(several.vectors, one.vectors, atol=1e-5)

@@ -11,9 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from smart.collection.schema import CHAT_SCHEMA, LABELS, SCHEMA, TEXTS
-from smart.collection.tables import keep_rows
 from smart.config import UserError, counted
-from smart.reading import CONVERSATION, Fault, apart, as_text, fault_where, is_blank, refusal
+from smart.reading import (
+    CONVERSATION,
+    ROW,
+    ArrowFile,
+    Fault,
+    RowView,
+    apart,
+    as_text,
+    fault_where,
+    is_blank,
+    refusal,
+)
 from smart.templates import CHAT_TEMPLATES, TEMPLATES
 
 
@@ -29,6 +39,8 @@ class Part:
     """Faults that the source saw itself; `check` finds nulls, blanks and unknown templates."""
     cut: int = 0
     """Conversations from which turns behind the last answer were left out."""
+    files: Sequence[ArrowFile] = ()
+    """Where the texts of all rows lie on disk, one file after the other, where they lie there as Arrow has them."""
 
     @classmethod
     def of(
@@ -37,6 +49,7 @@ class Part:
         columns: Mapping[str, pa.ChunkedArray | str],
         faults: Sequence[Fault] = (),
         cut: int = 0,
+        files: Sequence[ArrowFile] = (),
     ) -> Part:
         """Bring columns to the schema's types; a string stands for the same value in every row.
 
@@ -53,7 +66,7 @@ class Part:
                 column, more = as_text(name, column)
                 found += more
             ready[name] = _typed(column, CHAT_SCHEMA.field(name).type)
-        return cls(where, pa.table(ready), found, cut)
+        return cls(where, pa.table(ready), found, cut, files)
 
     @property
     def has_turns(self) -> bool:
@@ -72,42 +85,49 @@ def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return column.cast(kind)
 
 
-def check(parts: Sequence[Part], bad_rows: str) -> tuple[pa.Table, dict[str, int]]:
-    """Join the parts of a split into one table, rows numbered over all of them before any drop.
+def check(parts: Sequence[Part], bad_rows: str) -> tuple[RowView, dict[str, int]]:
+    """Join the parts of a split, rows numbered over all of them before any drop.
 
     Args:
         parts: all of them with the same columns.
         bad_rows: "error" or "drop".
 
     Returns:
-        The table, and how many rows were dropped for which reason (each row under its first reason).
+        The rows that can be used, and how many were dropped for which reason (each row under its first reason).
 
     Raises:
         UserError: naming file, column and first rows of what cannot be used; or if no row is left.
     """
-    tables, dropped, errors, start = [], Counter[str](), [], 0
+    labels, keeps, dropped, errors, start = [], [], Counter[str](), [], 0
     for part in parts:
         count = len(part.table)
-        row = pa.array(np.arange(start, start + count))
         keep, faults = apart([*part.faults, *_faults(part.table)], count)
         for fault in faults:
             if bad_rows == "error" and not fault.expected:
                 errors.append(f"{part.where}: {fault}")
             dropped[fault.reason] += len(fault.rows)
-        tables.append(keep_rows(part.table.append_column("row", row), keep))
+        mine = part.table.select(LABELS)
+        labels.append(mine if keep.all() else mine.filter(pa.array(keep)))
+        keeps.append(keep)
         start += count
     if errors:
         way_out = "Fix them, or leave them out with bad_rows=drop (the manifest counts them)."
         raise UserError(refusal("the collection", errors, way_out))
     counts = dict(dropped)
-    schema = CHAT_SCHEMA if parts[0].has_turns else SCHEMA
-    table = pa.concat_tables(tables).select(schema.names).cast(schema).unify_dictionaries()
-    if len(table) == 0:
+    rows = np.flatnonzero(np.concatenate(keeps))
+    if len(rows) == 0:
         read = f"{counted(start, 'row')} read" + "".join(
             f"; {count:,} dropped, {reason}" for reason, count in counts.items()
         )
         raise UserError(f"{parts[0].where}{' and the rest' * (len(parts) > 1)}: no rows to use ({read})")
-    return table, counts
+    schema = CHAT_SCHEMA if parts[0].has_turns else SCHEMA
+    texts = pa.schema([field for field in schema if field.name not in (*LABELS, ROW)])
+    whole = pa.concat_tables(labels).unify_dictionaries().combine_chunks().append_column(ROW, pa.array(rows))
+    return RowView(
+        pa.concat_tables(part.table.select(texts.names) for part in parts).cast(texts),
+        whole.cast(pa.schema([schema.field(name) for name in (*LABELS, ROW)])),
+        rows,
+    ), counts
 
 
 def _faults(table: pa.Table) -> Iterator[Fault]:

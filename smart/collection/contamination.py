@@ -22,10 +22,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from smart.conversation import from_json
-from smart.reading import CONVERSATION, turns_of
+from smart.reading import CONVERSATION, RowView, turns_of
 from smart.runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -118,21 +117,21 @@ def overlaps(
     return Report(count, found)
 
 
-def table_overlaps(table: pa.Table, benchmarks: Mapping[str, Sequence[str]]) -> Report:
+def row_overlaps(rows: RowView, benchmarks: Mapping[str, Sequence[str]]) -> Report:
     """Find the rows of a collection, prompt and response together, that hold a question of a benchmark.
 
     Of a conversation all that is said is looked at, whatever is embedded.
 
     Args:
-        table: with the text columns inputs and targets, or conversation.
+        rows: with the text columns inputs and targets, or conversation.
         benchmarks: name of each part → its questions.
     """
-    with progress(total=len(table), desc="Looking for benchmarks", unit=" rows") as bar:
-        names = [CONVERSATION] if CONVERSATION in table.column_names else ["inputs", "targets"]
+    with progress(total=len(rows), desc="Looking for benchmarks", unit=" rows") as bar:
+        names = [CONVERSATION] if CONVERSATION in rows.column_names else ["inputs", "targets"]
 
         def texts() -> Iterator[str]:
-            for batch in table.select(names).to_batches(BATCH):
-                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            for batch in rows.batches(BATCH):
+                for values in zip(*(batch[name].to_pylist() for name in names), strict=True):
                     yield "\n".join(turns_of(from_json(values[0])) if names == [CONVERSATION] else values)
                 bar.update(len(batch))
 

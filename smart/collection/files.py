@@ -13,11 +13,13 @@ from typing import Any
 import pyarrow as pa
 
 from smart.collection.check import Part
+from smart.collection.kept import Kept
 from smart.collection.loading import HeldOut, Reading
 from smart.collection.readers import read_columns
 from smart.collection.row_source import Rows, RowSource
 from smart.config import ConfigError, Problems, UserError
 from smart.reading import SUFFIXES, TEXT, distinct, file_identity, scan, suffix_of
+from smart.runtime.content import ContentHashes
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +50,15 @@ class Files(RowSource):
         except ConfigError as error:
             problems.found.append(str(error))
 
+    def content(self, hashes: ContentHashes) -> list[str]:
+        return [part for paths in self._paths() for path in paths for part in (path, hashes(Path(path)))]
+
+    def _paths(self) -> tuple[list[str], list[str]]:
+        """Files of the pool, and of validation."""
+        return find(self.path), [] if HeldOut.of(self.validation, self.seed) else find(self.validation)
+
     def read(self, cache: Path | None = None) -> Reading:
-        held_out = HeldOut.of(self.validation, self.seed)
-        paths = find(self.path)
-        apart = [] if held_out else find(self.validation)
+        paths, apart = self._paths()
         known = {file_identity(path): path for path in paths}
         if both := [path for path in apart if file_identity(path) in known]:
             where = known[file_identity(both[0])]
@@ -59,22 +66,24 @@ class Files(RowSource):
                 f"collection.validation={self.validation}: {both[0]} is in collection.path too"
                 + (f", as {where}" if where != both[0] else "")
             )
-        rows, records = Rows(self), list[dict[str, Any]]()
-        train, validation = (self._parts(files, rows, records) for files in (paths, apart))
+        rows, records, kept = Rows(self), list[dict[str, Any]](), Kept.of(cache) if cache else None
+        train, validation = (self._parts(files, rows, records, kept) for files in (paths, apart))
         rows.say(train, lambda: _first_rows(paths))
         return Reading(
             name=_stem(paths),
             train=train,
             origin={"kind": "files", "files": records},
             validation=validation or None,
-            held_out=held_out,
+            held_out=HeldOut.of(self.validation, self.seed),
         )
 
-    def _parts(self, paths: Sequence[str], rows: Rows, records: list[dict[str, Any]]) -> list[Part]:
+    def _parts(
+        self, paths: Sequence[str], rows: Rows, records: list[dict[str, Any]], kept: Kept | None
+    ) -> list[Part]:
         """A part for each file with rows; what was read is added to `records`."""
         parts = []
         for path, task in zip(paths, task_names(paths), strict=True):
-            columns = read_columns(path, self.names)
+            columns = read_columns(path, self.names, kept)
             records.append({"path": path, "bytes": os.path.getsize(path), "xxh3_128": columns.digest})
             if len(columns):
                 parts.append(rows.part(path, self.submixture, task, columns))

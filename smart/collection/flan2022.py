@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smart.collection.check import Part
+from smart.collection.kept import Kept
 from smart.collection.loading import Reading, Source
 from smart.collection.schema import LABELS, TEXTS
 from smart.config import Problems, UserError, nearest, option
 from smart.reading import class_names
-from smart.reading.hub import commit_of
+from smart.reading.hub import arrow_files, commit_of, content_of
+from smart.runtime.content import ContentHashes
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -68,11 +71,22 @@ class Flan2022(Source):
         for name in self._names:
             self._load(name)
 
+    def content(self, hashes: ContentHashes) -> list[str] | None:
+        parts: list[str] = []
+        for name in self._names:
+            splits = self._load(name)
+            found = content_of(splits, hashes)
+            if found is None:
+                return None
+            parts += [json.dumps(self._identity(name, splits)), *found]
+        return parts
+
     def read(self, cache: Path | None = None) -> Reading:
+        hashes = Kept.of(cache).hashes if cache else None
         loaded = {name: self._load(name) for name in self._names}
         parts = {
             split: [
-                _part(name, self._where(name, split), splits[split])
+                _part(name, self._where(name, split), splits[split], hashes)
                 for name, splits in loaded.items()
                 if split in splits
             ]
@@ -144,7 +158,7 @@ def _refusal(hub_id: str, revision: str, error: OSError) -> UserError:
     )
 
 
-def _part(name: str, where: str, rows: Dataset) -> Part:
+def _part(name: str, where: str, rows: Dataset, hashes: ContentHashes | None) -> Part:
     missing = [column for column in ("task_name", "template_type", *TEXTS) if column not in rows.column_names]
     if missing:
         raise UserError(f"{where}: no column {', '.join(missing)}; it has: {', '.join(rows.column_names)}")
@@ -155,4 +169,5 @@ def _part(name: str, where: str, rows: Dataset) -> Part:
         column: class_names(table[column], names) if names else table[column]
         for column, names in classes.items()
     }
-    return Part.of(where, {"submixture": name, **labels, **columns})
+    files = arrow_files(rows, {column: column for column in TEXTS}, hashes) if hashes else []
+    return Part.of(where, {"submixture": name, **labels, **columns}, files=files)

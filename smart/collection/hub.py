@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from smart.collection.readers import table_columns
 from smart.collection.row_source import Rows, RowSource
 from smart.config import ConfigError, Problems, UserError, nearest, option
 from smart.reading import SPLITS
-from smart.reading.hub import columns_of, commit_of, load_splits
+from smart.reading.hub import columns_of, commit_of, content_of, load_splits
+from smart.runtime.content import ContentHashes
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -59,6 +61,11 @@ class Hub(RowSource):
     def fetch(self) -> None:
         """Download the data set and prepare it for reading."""
         self._load()
+
+    def content(self, hashes: ContentHashes) -> list[str] | None:
+        splits = self._load()
+        found = content_of(splits, hashes)
+        return None if found is None else [json.dumps(self._identity(splits)), *found]
 
     def read(self, cache: Path | None = None) -> Reading:
         splits, rows = self._load(), Rows(self)

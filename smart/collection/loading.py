@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from smart.collection.check import Part, check
 from smart.collection.conversations import Embed, one_shape
+from smart.collection.kept import Kept, index_key, owned_index, read_index, recorded, write_index
 from smart.collection.schema import Collection
-from smart.collection.tables import fingerprint, hash_texts, keep_rows, later_copies
+from smart.collection.tables import fingerprint, hash_texts, later_copies
 from smart.config import Count, Problems, UserError, check_options, code_of, counted, parse_count
 from smart.config.types import Name
+from smart.reading import ArrowFile, RowView
+from smart.runtime.content import ContentHashes
 from smart.runtime.files import hash_bytes
+from smart.runtime.plans import may_write
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +72,10 @@ class Source(ABC):
 
     1. `validate`, before anything is read; the options have the types that they are annotated with.
     2. `fetch`, only with fetch_only=true, and then nothing else.
-    3. `read`, once, by `load`: it returns a Reading, whose rows `load` checks, numbers and counts. Rows that
-       cannot be used stop the run or are dropped, as `bad_rows` says; `read` leaves them in as nulls, so that
-       row numbers stay those of the files.
+    3. `content`, where there is a cache.
+    4. `read`, once, by `load`, unless the cache has its rows: it returns a Reading, whose rows `load` checks, numbers
+       and counts. Rows that cannot be used stop the run or are dropped, as `bad_rows` says; `read` leaves them in as
+       nulls, so that row numbers stay those of the files.
 
     A UserError from any of them is shown to the user as one line; other exceptions are shown with their
     traceback. `check_source` tells an author which part of this contract a source breaks.
@@ -103,6 +107,17 @@ class Source(ABC):
             UserError: for what the user can fix, such as a file that cannot be read.
         """
 
+    def content(self, hashes: ContentHashes) -> Sequence[str] | None:
+        """Names all that `read` would read, without reading it as rows; None where only `read` can tell.
+
+        With it the rows are read and checked once: as long as options and content stay the same, they are found in
+        the cache.
+
+        Args:
+            hashes: gives the hash of a file or folder, and remembers it while the file stays as it is.
+        """
+        return None
+
     def validate(self, problems: Problems) -> None:  # noqa: B027
         """Add every wrong option with `problems.add("collection.NAME", value, what, hint)`; reads no rows.
 
@@ -121,7 +136,7 @@ def load(options: Source, *, cache: Path | None = None) -> Collection:
     """Read, check and number the rows of a source.
 
     Args:
-        cache: a folder where generated rows are kept for the next time; null = nowhere.
+        cache: a folder where texts and what is learnt of them are kept for the next time; null = nowhere.
 
     Raises:
         ConfigError: wrong options, all of them together.
@@ -130,27 +145,54 @@ def load(options: Source, *, cache: Path | None = None) -> Collection:
     problems = Problems()
     check_options(options, problems, "collection.")
     problems.raise_if_any()
-    if cache is not None and (
-        code := code_of(type(options))
-    ):  # other code makes other rows of the same options
+    if cache is None:
+        return _read(options, None)[0]
+    code = code_of(type(options))  # other code makes other rows of the same options
+    if code:
         cache = cache / hash_bytes(part.encode() for item in code.items() for part in item)[:16]
-    reading = options.read(cache)
+    kept = Kept.of(cache)
+    describe = getattr(options, "content", None)
+    content = describe(kept.hashes) if describe else None
+    if content is None:
+        return _read(options, kept)[0]
+    key = index_key(f"{type(options).__module__}.{type(options).__qualname__}", vars(options), content)
+    with owned_index(kept, key) as folder:
+        found = read_index(kept, folder, key)
+        if found is not None:
+            return found
+        with recorded() as messages:
+            collection, files = _read(options, kept)
+        if may_write():
+            write_index(kept, folder, key, collection, files, messages)
+    return collection
+
+
+def _read(options: Source, kept: Kept | None) -> tuple[Collection, dict[str, list[ArrowFile]]]:
+    """The collection; and for each split, whose texts lie on disk, where."""
+    reading = options.read(kept.folder if kept else None)
     turns = any(part.has_turns for part in (*reading.train, *(reading.validation or ())))
     embed: Embed = getattr(options, "embed", "user_turns")
-    train = _Split.of("train", one_shape(reading.train, turns, embed), options)
-    validation = None
+    parts = {"train": reading.train}
     if reading.validation is not None:
-        validation = _Split.of("validation", one_shape(reading.validation, turns, embed), options)
+        parts["validation"] = reading.validation
+    shaped = {name: one_shape(given, turns, embed, kept) for name, given in parts.items()}
+    splits = {name: _Split.of(name, given, options) for name, given in shaped.items()}
     if reading.held_out is not None:
-        train, validation = train.hold_out(reading.held_out)
-    splits = [split for split in (train, validation) if split is not None]
+        splits["train"], splits["validation"] = splits["train"].hold_out(reading.held_out)
+    files = {
+        name: [file for part in given for file in part.files]
+        for name, given in shaped.items()
+        if all(part.files for part in given)
+    }
     return Collection(
         name=options.name or reading.name,
-        train=train.table,
-        validation=None if validation is None else validation.table,
-        source={**reading.origin, "splits": {split.name: split.counts for split in splits}},
-        fingerprint=hash_bytes([fingerprint(split.table, split.hashes).encode() for split in splits]),
-    )
+        train_rows=splits["train"].rows,
+        validation_rows=splits["validation"].rows if "validation" in splits else None,
+        source={**reading.origin, "splits": {name: split.counts for name, split in splits.items()}},
+        fingerprint=hash_bytes(
+            fingerprint(split.rows.labels, split.hashes).encode() for split in splits.values()
+        ),
+    ), files
 
 
 def say_dropped(split: str, reason: str, count: int, total: int) -> None:
@@ -162,18 +204,19 @@ def say_dropped(split: str, reason: str, count: int, total: int) -> None:
 @dataclass(frozen=True)
 class _Split:
     name: str
-    table: pa.Table
+    rows: RowView
     hashes: tuple[np.ndarray, ...]
+    """Of the texts of each row."""
     counts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, parts: Sequence[Part], options: Source) -> _Split:
-        table, dropped = check(parts, options.bad_rows)
+        rows, dropped = check(parts, options.bad_rows)
         read = sum(len(part.table) for part in parts)
         for reason, count in dropped.items():
             say_dropped(name, reason, count, read)
-        hashes = hash_texts(table)
-        copies = later_copies(table, hashes)
+        hashes = hash_texts(rows)
+        copies = later_copies(rows.labels, hashes)
         counts = {
             "rows_read": read,
             "dropped": dropped,
@@ -184,16 +227,16 @@ class _Split:
             counts["cut_behind_last_answer"] = cut
             log.info("Cut behind the last answer: %s of %s.", f"{cut:,}", counted(read, f"{name} row"))
         if options.drop_duplicates:
-            say_dropped(name, "copies of an earlier row", int(copies.sum()), len(table))
-        split = cls(name, table, hashes, counts)
-        return split.rows(name, ~copies) if options.drop_duplicates else split
+            say_dropped(name, "copies of an earlier row", int(copies.sum()), len(rows))
+        split = cls(name, rows, hashes, counts)
+        return split.keep(name, ~copies) if options.drop_duplicates else split
 
-    def rows(self, name: str, keep: np.ndarray) -> _Split:
-        hashes = tuple(array[keep] for array in self.hashes)
-        return _Split(name, keep_rows(self.table, keep), hashes, self.counts)
+    def keep(self, name: str, mask: np.ndarray) -> _Split:
+        hashes = tuple(array[mask] for array in self.hashes)
+        return _Split(name, self.rows.keep(mask), hashes, self.counts)
 
     def hold_out(self, part: HeldOut) -> tuple[_Split, _Split]:
-        total = len(self.table)
+        total = len(self.rows)
         count = part.count.of(total)
         if count >= total:
             raise UserError(
@@ -201,7 +244,7 @@ class _Split:
             )
         keep = np.ones(total, bool)
         keep[np.random.default_rng(part.seed).permutation(total)[:count]] = False
-        held_out = self.rows("validation", ~keep)
-        return self.rows("train", keep), _Split(
-            "validation", held_out.table, held_out.hashes, {"taken_out_of": "train"}
+        held_out = self.keep("validation", ~keep)
+        return self.keep("train", keep), _Split(
+            "validation", held_out.rows, held_out.hashes, {"taken_out_of": "train"}
         )

@@ -17,6 +17,7 @@ from smart.collection.schema import TEXTS
 from smart.config import ConfigError, Problems, UserError, counted, option
 from smart.config.types import Positive, Seed
 from smart.reading import TEXT, Fault, decode_json, from_values
+from smart.runtime.content import ContentHashes
 from smart.runtime.files import hash_bytes
 from smart.runtime.progress import progress
 
@@ -67,6 +68,9 @@ class NaturalInstructions(Source):
 
     def _list(self, tasks: str) -> Path:
         return self._root / "splits" / self.split / f"{tasks}_tasks.txt"
+
+    def content(self, hashes: ContentHashes) -> list[str]:
+        return [hashes(self._root / "tasks"), hashes(self._root / "splits" / self.split)]
 
     def read(self, cache: Path | None = None) -> Reading:
         train, hashes = self._parts("train")

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from smart.collection.kept import Kept
 from smart.collection.schema import LABELS
 from smart.config import UserError
 from smart.reading import (
     CONVERSATION,
     SHAPED,
     TASKS,
+    ArrowFile,
     Fault,
     NoShapeError,
     Shaped,
     as_text,
     is_text,
+    read_mapped,
     read_shaped,
     shape_table,
     task_column,
@@ -46,6 +49,8 @@ class Columns:
     """All columns of the file."""
     digest: str = ""
     """xxh3_128 of the file."""
+    files: Sequence[ArrowFile] = ()
+    """Where the texts lie as Arrow on disk."""
 
     @property
     def has_turns(self) -> bool:
@@ -78,20 +83,28 @@ class Names:
                 raise UserError(f"{where}: no column {name} ({key}); it has: {', '.join(names) or 'none'}")
 
 
-def read_columns(path: str, asked: Names) -> Columns:
+def read_columns(path: str, asked: Names, kept: Kept | None = None) -> Columns:
     """The rows of a file.
+
+    Args:
+        kept: where they are kept as Arrow, from which they are mapped.
 
     Raises:
         UserError: for a file that cannot be read, or one with rows that lacks the texts or a column that was named.
     """
+    more, file = [*LABELS, *TASKS, *asked.more], None
     try:
-        rows = read_shaped(path, asked.theirs, [*LABELS, *TASKS, *asked.more])
+        if kept is None:
+            rows = read_shaped(path, asked.theirs, more)
+        else:
+            rows, file = read_mapped(path, asked.theirs, more, kept.folder / "files", kept.hashes)
     except NoShapeError as error:
         asked.require(path, error.names)
         raise _unnamed(error) from error
     if rows.count:
         asked.require(path, rows.names)
-    return _columns(rows, rows.more, asked, rows.names, rows.digest)
+    columns = _columns(rows, rows.more, asked, rows.names, rows.digest)
+    return replace(columns, files=[file] if file else [])
 
 
 def table_columns(where: str, given: Mapping[str, pa.ChunkedArray], asked: Names) -> Columns:

@@ -86,7 +86,7 @@ class Rows:
             columns["task_name"] = filled(columns["task_name"], task)
         template = CHAT if rows.has_turns else "zs_noopt"
         defaults = {"submixture": submixture, "task_name": task, "template_type": template}
-        return Part.of(where, {**defaults, **columns}, faults, rows.cut)
+        return Part.of(where, {**defaults, **columns}, faults, rows.cut, rows.files)
 
     def _excluded(self, columns: Mapping[str, pa.ChunkedArray]) -> Iterator[Fault]:
         for name, globs in (self.source.exclude or {}).items():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from smart.reading import CONVERSATION
+from smart.reading import CONVERSATION, RowView
 
 LABELS = ("submixture", "task_name", "template_type")
 TEXTS = ("inputs", "targets")
@@ -29,11 +29,27 @@ class Collection:
 
     name: str
     """A readable stem for the names of artifacts."""
-    train: pa.Table
-    """The pool, in SCHEMA or CHAT_SCHEMA; `row` is the row number as read, files sorted by path, before any drop."""
-    validation: pa.Table | None
-    """Rows kept apart, in the pool's schema; `row` counts within their own split, or in the pool if taken out of it."""
+    train_rows: RowView
+    """The pool; its rows are numbered as read, files sorted by path, before any drop."""
+    validation_rows: RowView | None
+    """Rows kept apart; numbered within their own split, or in the pool if taken out of it."""
     source: dict[str, Any]
     """For the manifest: what was read, rows read, dropped per reason, exact duplicates."""
     fingerprint: str
     """Hash of the rows of both splits, in order; nothing else about the source matters to what follows."""
+
+    @property
+    def splits(self) -> dict[str, RowView]:
+        """train, and validation where there is one."""
+        apart = {} if self.validation_rows is None else {"validation": self.validation_rows}
+        return {"train": self.train_rows, **apart}
+
+    @property
+    def train(self) -> pa.Table:
+        """The pool in SCHEMA or CHAT_SCHEMA; its texts may be copied into memory."""
+        return self.train_rows.table
+
+    @property
+    def validation(self) -> pa.Table | None:
+        """The validation split, alike."""
+        return None if self.validation_rows is None else self.validation_rows.table

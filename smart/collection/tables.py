@@ -1,16 +1,18 @@
-"""Arrow tables of a collection: codes, hashes, duplicates and row filters, without copying texts."""
+"""Labels and texts of a collection as integer arrays: codes, duplicates, and one hash of it all."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from smart.collection.schema import LABELS, TEXTS
-from smart.reading import CONVERSATION
+from smart.reading import CONVERSATION, RowView, text_hashes
 from smart.runtime.files import hash_bytes
+
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+"""Of Knuth's multiplicative hashing: 2^64 divided by the golden ratio."""
 
 
 def codes(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
@@ -29,67 +31,54 @@ def codes(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
     return [values[index] for index in used], rank[stored]
 
 
-def text_hashes(column: pa.ChunkedArray) -> np.ndarray:
-    """xxh3_64 of each text of a large_string column without nulls, uint64 (n,); the texts are not copied."""
-    parts = [np.fromiter(_hash_chunk(chunk), np.uint64, len(chunk)) for chunk in column.chunks]
-    return np.concatenate([np.empty(0, np.uint64), *parts])
+def hash_texts(rows: RowView) -> tuple[np.ndarray, ...]:
+    """xxh3_64, uint64 (n,), of both texts of each row, and of its conversation where there are any."""
+    names = [name for name in (*TEXTS, CONVERSATION) if name in rows.texts.column_names]
+    whole = len(rows) == len(rows.texts)
+    hashes = (text_hashes(rows.texts[name]) for name in names)
+    return tuple(found if whole else found[rows.positions] for found in hashes)
 
 
-def _hash_chunk(chunk: pa.LargeStringArray) -> list[int]:
-    _, offsets, data = chunk.buffers()
-    if len(chunk) == 0 or data is None:
-        return [xxhash.xxh3_64_intdigest(b"")] * len(chunk)
-    edges = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-    view, digest = memoryview(data), xxhash.xxh3_64_intdigest
-    return [digest(view[start:stop]) for start, stop in pairwise(edges.tolist())]
-
-
-def later_copies(table: pa.Table, hashes: tuple[np.ndarray, ...]) -> np.ndarray:
+def later_copies(labels: pa.Table, hashes: tuple[np.ndarray, ...]) -> np.ndarray:
     """bool (n,): rows whose (task, template, inputs, targets, conversation) stood in an earlier row.
 
     Args:
-        hashes: text_hashes of the inputs, the targets and, with turns, the conversations. They are at least 128 bits
-            together: a chance match among 18 million rows has probability below 1e-23.
+        hashes: of the inputs, the targets and, with turns, the conversations. They are at least 128 bits together: a
+            chance match among 18 million rows has probability below 1e-23.
     """
-    keys = [codes(table[name])[1] for name in LABELS] + list(hashes)
-    order = np.lexsort(keys)  # stable, so the first of equal rows comes first
-    copies = np.zeros(len(order), bool)
-    copies[order[1:]] = np.logical_and.reduce([key[order[1:]] == key[order[:-1]] for key in keys])
+    mixed = np.zeros(len(labels), np.uint64)
+    for part in (*(codes(labels[name])[1].view(np.uint64) for name in LABELS), *hashes):
+        mixed *= _MIX
+        mixed ^= mixed >> np.uint64(29)
+        mixed += part
+    order = np.argsort(mixed, kind="stable")  # so the first of equal rows comes first
+    same = np.flatnonzero(mixed[order[1:]] == mixed[order[:-1]])
+    suspects = np.unique(
+        order[np.concatenate([same, same + 1])]
+    )  # few: all the other rows have a mix of their own
+    keys = [codes(labels[name])[1][suspects] for name in LABELS] + [part[suspects] for part in hashes]
+    by_key = np.lexsort(keys)  # stable, too
+    equal = np.logical_and.reduce([key[by_key[1:]] == key[by_key[:-1]] for key in keys])
+    copies = np.zeros(len(labels), bool)
+    copies[suspects[by_key[1:]][equal]] = True
     return copies
 
 
-def fingerprint(table: pa.Table, hashes: tuple[np.ndarray, ...]) -> str:
-    """Hash of a split's rows in order, whatever its chunks and the order of its dictionaries."""
-    parts: list[bytes | memoryview] = []
-    for name in LABELS:
-        values, code = codes(table[name])
-        parts += ["\0".join(values).encode(), code.tobytes()]
-    parts += [array.tobytes() for array in hashes]
-    return hash_bytes([*parts, table["row"].to_numpy().tobytes()])
+def fingerprint(labels: pa.Table, hashes: tuple[np.ndarray, ...]) -> str:
+    """Hash of a split's rows in order, whatever its chunks and the order of its dictionaries.
 
-
-def hash_texts(table: pa.Table) -> tuple[np.ndarray, ...]:
-    """text_hashes of both text columns, and of the conversations, where there are any."""
-    return tuple(text_hashes(table[name]) for name in (*TEXTS, CONVERSATION) if name in table.column_names)
-
-
-def keep_rows(table: pa.Table, keep: np.ndarray) -> pa.Table:
-    """The rows where `keep` (bool, (n,)) holds, in order.
-
-    Where few rows of a batch go, what stays is a view of it, so that a table mapped from disk stays on disk.
+    Args:
+        labels: LABELS, and row.
+        hashes: of the texts.
     """
-    if keep.all():
-        return table
-    batches, start = [], 0
-    for batch in table.to_batches():
-        batches += _keep_of_batch(batch, keep[start : start + len(batch)])
-        start += len(batch)
-    return pa.Table.from_batches(batches, table.schema)
 
+    def parts() -> Iterator[bytes | memoryview]:
+        for name in LABELS:
+            values, code = codes(labels[name])
+            yield "\0".join(values).encode()
+            yield code.tobytes()
+        for array in hashes:
+            yield array.tobytes()
+        yield labels["row"].to_numpy().tobytes()
 
-def _keep_of_batch(batch: pa.RecordBatch, keep: np.ndarray) -> list[pa.RecordBatch]:
-    edges = np.flatnonzero(np.diff(keep, prepend=False, append=False))
-    runs = edges.reshape(-1, 2).tolist()
-    if len(runs) > 1 + len(keep) // 16:  # many short runs: a copy is smaller than the views would be
-        return [batch.filter(pa.array(keep))]
-    return [batch.slice(start, stop - start) for start, stop in runs]
+    return hash_bytes(parts())

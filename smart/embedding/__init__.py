@@ -3,7 +3,7 @@
 from smart.embedding.contract import check_encoder
 from smart.embedding.encoders import Encoded, Encoder, Session, Unencodable, WordLlama
 from smart.embedding.precomputed import Precomputed
-from smart.embedding.prompts import Prompts
+from smart.embedding.prompts import Memory, Prompts
 from smart.embedding.sentence_transformers import SentenceTransformers
 from smart.embedding.store import EmbeddingPlan, embed, plan_embedding
 from smart.embedding.vectors import TaskStatistics, Vectors, task_statistics
@@ -14,6 +14,7 @@ __all__ = [
     "EmbeddingPlan",
     "Encoded",
     "Encoder",
+    "Memory",
     "Precomputed",
     "Prompts",
     "SentenceTransformers",

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from smart.config import counted
+from smart.reading import take_texts
 from smart.runtime.files import hash_bytes
+from smart.runtime.plans import may_write
 from smart.runtime.progress import progress
+from smart.runtime.sealed import read_sealed, write_sealed
 
 BLOCK = 50_000
 
@@ -26,20 +30,23 @@ class Prompts:
     """
 
     texts: pa.ChunkedArray
-    """(m,) the pool's prompts."""
+    """(m,) the prompts and, it may be, texts of rows that the pool does not have."""
     order: np.ndarray
     """int64 (n,) positions in `texts`: vector i belongs to texts[order[i]]."""
-    rows: np.ndarray
-    """int64 (m,) row numbers in the collection as read, before any drop."""
+    rows: np.ndarray | None
+    """int64 (m,) row numbers in the collection as read, before any drop; None where text i is row i."""
     rows_read: int
     """How many rows the collection had as read."""
+    memory: Memory | None = None
+    """Remembers the hash of the texts, so that it is not computed again."""
 
     def __post_init__(self) -> None:
         if not len(self.order):
             raise ValueError("no prompts")
-        if self.texts.null_count:
-            raise ValueError(f"null in {counted(self.texts.null_count, 'prompt')}")
-        if len(self.rows) != len(self.texts):
+        nulls = self.texts.is_null().to_numpy()[self.order].sum() if self.texts.null_count else 0
+        if nulls:
+            raise ValueError(f"null in {counted(nulls, 'prompt')}")
+        if self.rows is not None and len(self.rows) != len(self.texts):
             raise ValueError(
                 f"{counted(len(self.texts), 'prompt')}, but {counted(len(self.rows), 'row number')}"
             )
@@ -48,31 +55,32 @@ class Prompts:
         return len(self.order)
 
     def take(self, start: int, stop: int) -> pa.LargeStringArray:
-        """Prompts start … stop - 1 in group order.
-
-        ChunkedArray.take copies all of the column first; this touches only the rows it returns.
-        """
-        positions = self.order[start:stop]
-        chunk = np.searchsorted(self._starts, positions, side="right") - 1
-        by_chunk = np.argsort(chunk, kind="stable")
-        used, first = np.unique(chunk[by_chunk], return_index=True)
-        parts = [
-            self._chunks[number].take(pa.array(positions[where] - self._starts[number]))
-            for number, where in zip(used, np.split(by_chunk, first[1:]), strict=True)
-        ]
-        return pa.concat_arrays(parts).take(pa.array(np.argsort(by_chunk)))
+        """Prompts start … stop - 1 in group order."""
+        return take_texts(self._large, self.order[start:stop])
 
     def row_numbers(self, positions: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Row numbers in the collection as read, for positions in group order."""
-        return self.rows[self.order[positions]]
+        places = self.order[positions]
+        return places if self.rows is None else self.rows[places]
 
-    def hash_texts(self) -> str:
+    @cached_property
+    def text_hash(self) -> str:
         """Hash of the prompts in group order."""
-        return hash_bytes(self._buffers())
+        known = self.memory.read() if self.memory else None
+        if known is None:
+            known = hash_bytes(self._buffers())
+            if self.memory:
+                self.memory.write(known)
+        return known
 
     def hash_rows(self) -> str:
         """Hash of the row numbers in group order, for vectors that are looked up by row."""
         return hash_bytes([self.row_numbers().astype("<i8").tobytes()])
+
+    @cached_property
+    def _large(self) -> pa.ChunkedArray:
+        # 64-bit offsets, so that a block of long prompts cannot overflow; the text itself is not copied.
+        return self.texts.cast(pa.large_string())
 
     def _buffers(self) -> Iterator[bytes | memoryview]:
         with progress(total=len(self), desc="Reading prompts", unit="row") as bar:
@@ -83,11 +91,19 @@ class Prompts:
                 yield memoryview(texts.buffers()[2])[: lengths.sum()]
                 bar.update(len(texts))
 
-    @cached_property
-    def _chunks(self) -> list[pa.LargeStringArray]:
-        # 64-bit offsets, so that a block of long prompts cannot overflow; the text itself is not copied.
-        return self.texts.cast(pa.large_string()).chunks
 
-    @cached_property
-    def _starts(self) -> np.ndarray:
-        return np.cumsum([0, *(len(chunk) for chunk in self._chunks[:-1])], dtype=np.int64)
+@dataclass(frozen=True)
+class Memory:
+    """A file that remembers the hash of a pool's prompts."""
+
+    path: Path
+    key: str
+    """Names the texts and their order."""
+
+    def read(self) -> str | None:
+        content = read_sealed(self.path, self.key)
+        return None if content is None else content.decode()
+
+    def write(self, hashed: str) -> None:
+        if may_write():
+            write_sealed(self.path, self.key, hashed.encode())

@@ -111,7 +111,7 @@ class _Store:
         self.config = {"encoder": encoder.identity(), "dtype": encoder.dtype, "shard_rows": shard_rows}
         if code := code_of(type(encoder)):
             self.config["code"] = code
-        self.texts = prompts.hash_texts()
+        self.texts = prompts.text_hash
         self.key = make_key(self.config, [self.texts], VERSION)
         self.home = folder / self.key
         self.count = len(range(0, len(prompts), shard_rows))

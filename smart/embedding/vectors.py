@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from smart.config import counted
+from smart.reading import row_hashes
 from smart.runtime.files import hash_bytes
 from smart.runtime.locks import owned
 from smart.runtime.progress import progress
@@ -98,12 +98,12 @@ def _pass_over(vectors: Vectors, offsets: np.ndarray, templates: int) -> TaskSta
     distinct = np.zeros(groups, dtype=np.int64)
     with progress(total=vectors.n, desc="Task means", unit="row") as bar:
         for group in range(groups):
-            seen: set[int] = set()
+            seen = [np.empty(0, np.uint64)]
             for start in range(offsets[group], offsets[group + 1], BLOCK):
                 block = vectors[start : min(start + BLOCK, offsets[group + 1])]
                 sums[group // templates] += block.sum(axis=0, dtype=np.float64)
-                seen.update(map(xxhash.xxh3_64_intdigest, block))
+                seen.append(row_hashes(block))
                 bar.update(len(block))
-            distinct[group] = len(seen)
+            distinct[group] = len(np.unique(np.concatenate(seen)))
     sizes = np.diff(offsets[::templates])
     return TaskStatistics((sums / sizes[:, None]).astype(np.float32), distinct)

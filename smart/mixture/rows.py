@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from smart.mixture.allocation import allocate
+from smart.reading import RowView
 
 
 def shuffle(rows: np.ndarray, seed: int) -> np.ndarray:
@@ -23,33 +24,35 @@ def shuffle(rows: np.ndarray, seed: int) -> np.ndarray:
     return canonical[np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))]
 
 
-def sample_validation(pool: pa.Table, rows: int, seed: int) -> pa.Table:
+def sample_validation(pool: RowView, rows: int, seed: int) -> RowView:
     """A task-stratified sample of the pool's validation split; it doesn't depend on the mixture.
 
     Every task gives one row (the largest first, where there are fewer rows than tasks); the rest is
     proportional to the tasks' sizes. Within a task, rows are drawn at random.
 
     Args:
-        pool: the validation split, with columns submixture and task_name among others.
+        pool: the validation split, with labels submixture and task_name.
         rows: how many to keep; the whole split when it holds fewer.
         seed: of the PCG64 generator.
 
     Returns:
         The kept rows, in the pool's order.
     """
-    if rows >= pool.num_rows:
+    if rows >= len(pool):
         return pool
-    submixture, name = _codes(pool["submixture"]), _codes(pool["task_name"])
+    submixture, name = _codes(pool.labels["submixture"]), _codes(pool.labels["task_name"])
     _, task, sizes = np.unique(submixture * (name.max() + 1) + name, return_inverse=True, return_counts=True)
     falling = np.argsort(-sizes, kind="stable")
     kept = np.zeros(len(sizes), np.int64)
     kept[falling[:rows]] = 1
-    kept[falling] += allocate(sizes[falling] / pool.num_rows, sizes[falling] - 1, rows - int(kept.sum()))
+    kept[falling] += allocate(sizes[falling] / len(pool), sizes[falling] - 1, rows - int(kept.sum()))
 
-    drawn = np.random.Generator(np.random.PCG64(seed)).permutation(pool.num_rows)
+    drawn = np.random.Generator(np.random.PCG64(seed)).permutation(len(pool))
     drawn = drawn[np.argsort(task[drawn], kind="stable")]
-    place = np.arange(pool.num_rows) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return pool.take(pa.array(np.sort(drawn[place < np.repeat(kept, sizes)])))
+    place = np.arange(len(pool)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    mask = np.zeros(len(pool), bool)
+    mask[drawn[place < np.repeat(kept, sizes)]] = True
+    return pool.keep(mask)
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:

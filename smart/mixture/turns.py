@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from smart.conversation import Conversation, from_json
-from smart.reading import CONVERSATION
+from smart.reading import CONVERSATION, RowView
 
 _OPTIONAL = ("reasoning_content", "tool_calls", "tool_call_id", "name")
 """Fields of a message that not every mixture has."""
@@ -59,10 +59,10 @@ class Layout:
     """Columns beside messages."""
 
     @classmethod
-    def of(cls, tables: Sequence[pa.Table]) -> Layout:
+    def of(cls, splits: Sequence[RowView]) -> Layout:
         fields, beside = Counter[str](), Counter[str]()
-        for table in tables:
-            for conversation in conversations(table):
+        for rows in splits:
+            for conversation in conversations(rows):
                 beside.update(conversation.keys())
                 for message in conversation["messages"]:
                     fields.update(message.keys())
@@ -84,18 +84,18 @@ class Layout:
         }
 
 
-def conversations(table: pa.Table) -> Iterator[Conversation]:
-    """The conversations of a table, one after the other."""
-    for batch in table.select([CONVERSATION]).to_batches(_SLICE):
+def conversations(rows: RowView) -> Iterator[Conversation]:
+    """The conversations of rows, one after the other."""
+    for batch in rows.batches(_SLICE):
         yield from map(from_json, batch[CONVERSATION].to_pylist())
 
 
-def describe_turns(table: pa.Table) -> Turns | None:
-    """What there is to say about a table's conversations; None where its rows are two texts."""
-    if CONVERSATION not in table.column_names:
+def describe_turns(rows: RowView) -> Turns | None:
+    """What there is to say about rows' conversations; None where they are two texts."""
+    if CONVERSATION not in rows.column_names:
         return None
     answers, counts = [], Counter[str]()
-    for conversation in conversations(table):
+    for conversation in conversations(rows):
         messages = conversation["messages"]
         answers.append(sum(message["role"] == "assistant" for message in messages))
         kwargs = conversation.get("chat_template_kwargs", {})

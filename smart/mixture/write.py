@@ -17,7 +17,7 @@ from smart.mixture.card import render_card
 from smart.mixture.figures import draw_figures
 from smart.mixture.rows import shuffle
 from smart.mixture.turns import Layout, describe_turns
-from smart.reading import CONVERSATION
+from smart.reading import CONVERSATION, RowView
 from smart.runtime.files import atomic_folder
 from smart.runtime.manifest import write_manifest
 from smart.templates import SEPARATOR
@@ -29,8 +29,8 @@ ROW_GROUP = 10_000
 
 def write_mixture(
     folder: Path,
-    rows: pa.Table,
-    validation: pa.Table | None,
+    rows: RowView,
+    validation: RowView | None,
     tasks: TaskBudgets,
     manifest: Mapping[str, Any],
     *,
@@ -46,7 +46,7 @@ def write_mixture(
     Args:
         folder: replaced if it is there.
         rows: the chosen rows; columns submixture, task_name, template_type, inputs, targets, row (int64), and for
-            rows with turns conversation.
+            rows with turns conversation. Their texts are read as they are written.
         validation: validation rows, alike; written in their order. None for no validation split.
         tasks: what every task of the pool gives; `rows` holds exactly its budgets.
         manifest: the content of manifest.json, without `files`, which is added here.
@@ -61,16 +61,16 @@ def write_mixture(
     Raises:
         ValueError: when `rows` doesn't hold as many rows as the budgets say.
     """
-    if rows.num_rows != tasks.budgets.sum():
-        raise ValueError(f"{counted(rows.num_rows, 'row')} chosen for budgets of {tasks.budgets.sum():,}")
-    held_out = validation.num_rows if validation is not None else 0
+    if len(rows) != tasks.budgets.sum():
+        raise ValueError(f"{counted(len(rows), 'row')} chosen for budgets of {tasks.budgets.sum():,}")
+    held_out = len(validation) if validation is not None else 0
     turns = describe_turns(rows)
     columns = _texts(separator)
     if turns is not None:
         columns = _turns(Layout.of([rows] if validation is None else [rows, validation]))
         manifest = {**manifest, "counts": {**manifest.get("counts", {}), **turns.counts()}}
     with atomic_folder(folder) as draft:
-        order = shuffle(rows["row"].to_numpy(), seed)
+        order = shuffle(rows.rows, seed)
         _write_split(draft / "train.parquet", rows, order, columns)
         if validation is not None and held_out:
             _write_split(draft / "validation.parquet", validation, np.arange(held_out), columns)
@@ -87,17 +87,16 @@ Columns = Callable[[pa.Table], pa.Table]
 """From rows of a collection to the columns that are written."""
 
 
-def _write_split(path: Path, rows: pa.Table, order: np.ndarray, columns: Columns) -> None:
-    """Write rows in `order`, a row group at a time, so that the reordered text is never whole in memory."""
-    rows = rows.combine_chunks()
-    schema = columns(rows.slice(0, 0)).schema
+def _write_split(path: Path, rows: RowView, order: np.ndarray, columns: Columns) -> None:
+    """Write rows in `order`, a row group at a time, so that their text is never whole in memory."""
+    schema = columns(rows.take(order[:0])).schema
     repeated = [name for name in schema.names if name not in ("prompt", "messages", "row")]
     # Without the Arrow schema readers see plain strings, however wide the offsets were here.
     with pq.ParquetWriter(
         path, schema, compression="zstd", use_dictionary=repeated, store_schema=False
     ) as writer:
         for start in range(0, len(order), ROW_GROUP):
-            taken = rows.take(pa.array(order[start : start + ROW_GROUP]))
+            taken = rows.take(order[start : start + ROW_GROUP])
             writer.write_table(columns(taken), row_group_size=ROW_GROUP)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,13 +44,29 @@ class Fault:
         more = ", …" if count > len(rows) else ""
         return f"{self.reason} in {counted(count, 'row')}: {listed}{more}"
 
+    def as_plain(self) -> dict[str, Any]:
+        """What JSON can hold of it; `of_plain` makes a fault of it that says the same."""
+        values = {str(row): _short(value) for row, value in self.values.items()}
+        return {**vars(self), "rows": self.rows.tolist(), "values": values}
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any]) -> Fault:
+        values = {int(row): Shown(text) for row, text in plain["values"].items()}
+        return cls(**{**plain, "rows": np.array(plain["rows"], np.int64), "values": values})
+
     def shifted(self, rows: int) -> Fault:
         """The same fault where so many rows come before."""
         values = {row + rows: value for row, value in self.values.items()}
         return replace(self, rows=self.rows + rows, values=values)
 
 
+class Shown(str):
+    """A value as a message shows it."""
+
+
 def _short(value: object) -> str:
+    if isinstance(value, Shown):
+        return str(value)
     text = repr(value[:_SHOWN_CHARACTERS] if isinstance(value, str | bytes) else value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from smart.config import UserError
+from smart.reading.converted import ArrowFile, map_arrow
 from smart.reading.values import class_names
+from smart.runtime.content import ContentHashes
 from smart.runtime.hub import refused
 
 if TYPE_CHECKING:
@@ -60,6 +63,37 @@ def commit_of(splits: DatasetDict) -> str | None:
     files = next(iter(splits.values())).cache_files
     folder = Path(files[0]["filename"]).parent.name if files else ""
     return folder if _COMMIT.fullmatch(folder) else None
+
+
+def content_of(splits: DatasetDict, hashes: ContentHashes) -> list[str] | None:
+    """Names the rows of all splits by the files that hold them; None where they lie in none, or not in their order."""
+    parts = []
+    for name in sorted(splits):
+        files = _files_of(splits[name])
+        if files is None:
+            return None
+        parts += [name, *(hashes(file) for file in files)]
+    return parts
+
+
+def arrow_files(rows: Dataset, columns: Mapping[str, str], hashes: ContentHashes) -> list[ArrowFile]:
+    """The files in which the texts of a split lie; none where they do not lie there as they are.
+
+    Args:
+        columns: our columns of text → the split's.
+    """
+    return [ArrowFile(file, columns, hashes(file)) for file in _files_of(rows) or ()]
+
+
+def _files_of(rows: Dataset) -> list[Path] | None:
+    files = [Path(file["filename"]) for file in rows.cache_files]
+    if rows._indices is not None or sum(map(_rows_of, files)) != len(rows):
+        return None
+    return files
+
+
+def _rows_of(file: Path) -> int:
+    return map_arrow(file).num_rows
 
 
 def columns_of(rows: Dataset) -> dict[str, pa.ChunkedArray]:

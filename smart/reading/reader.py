@@ -95,7 +95,7 @@ def read(path: str, kinds: Mapping[str, Kind]) -> Rows:
             for name, column in batch.columns.items():
                 columns[name] += column.chunks
         digest = hash_file(Path(path))
-    whole = {name: _joined(columns[name], kinds[name]) for name in kinds if name in names}
+    whole = {name: joined(columns[name], kinds[name]) for name in kinds if name in names}
     return Rows(names, count, whole, one_each(faults), digest)
 
 
@@ -128,7 +128,7 @@ def _batch(parsed: Parsed, kinds: Mapping[str, Kind], start: int) -> Batch:
     return Batch(parsed.names, parsed.count, columns, [fault.shifted(start) for fault in faults])
 
 
-def _joined(chunks: list[pa.Array], kind: Kind) -> pa.ChunkedArray:
+def joined(chunks: list[pa.Array], kind: Kind) -> pa.ChunkedArray:
     """Chunks of one type; dictionaries, and texts of several Arrow types, become the kind's."""
     types = {chunk.type for chunk in chunks}
     if not types:

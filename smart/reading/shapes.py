@@ -15,19 +15,22 @@ as they always were.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from smart.config import UserError
 from smart.conversation import to_json
-from smart.reading.faults import Fault, faults_of
-from smart.reading.reader import Rows, read, scan
+from smart.reading.faults import Fault, faults_of, one_each
+from smart.reading.reader import joined, scan
 from smart.reading.turns import UnfitError, read_conversation
 from smart.reading.values import JSON, TEXT, Kind, from_arrow, is_blank
+from smart.runtime.content import unchanged
+from smart.runtime.files import hash_file
 
 CONVERSATION = "conversation"
 """Name of the column in which rows with turns go from room to room, as `to_json` writes them."""
@@ -116,12 +119,31 @@ def missing(names: Collection[str]) -> str:
     return f"no column {' and '.join(lacking)}, nor messages, conversations, or instruction and output"
 
 
-def read_shaped(path: str, renamed: Mapping[str, str] | None = None, more: Sequence[str] = ()) -> ShapedRows:
+Batches: TypeAlias = Iterator[Mapping[str, pa.ChunkedArray]]
+"""Columns of some rows after the other; the same columns in each."""
+
+
+def in_memory(batches: Batches) -> dict[str, pa.ChunkedArray]:
+    """All rows of some columns of text."""
+    chunks: dict[str, list[pa.Array]] = {}
+    for batch in batches:
+        for name, column in batch.items():
+            chunks.setdefault(name, []).extend(column.chunks)
+    return {name: joined(found, TEXT) for name, found in chunks.items()}
+
+
+def read_shaped(
+    path: str,
+    renamed: Mapping[str, str] | None = None,
+    more: Sequence[str] = (),
+    keep: Callable[[Batches], Mapping[str, pa.ChunkedArray]] = in_memory,
+) -> ShapedRows:
     """The rows of a file in whatever shape it has.
 
     Args:
         renamed: one of SHAPED or `more` → what the file calls it; each must be there.
         more: further columns of text, which are read where the file has them.
+        keep: puts the rows together. It is called again where the shape is known only after the last row.
 
     Raises:
         UserError: for a file that cannot be read, or has rows in no shape.
@@ -129,28 +151,61 @@ def read_shaped(path: str, renamed: Mapping[str, str] | None = None, more: Seque
     theirs = {name: name for name in (*SHAPED, *more)} | dict(renamed or {})
     names, lists = _look(path, theirs)
     shape = find_shape(_ours(theirs, names), lists)
-    while True:
-        kinds = dict.fromkeys(more, TEXT) | (shape.kinds if shape else {})
-        rows = read(path, {theirs[name]: kind for name, kind in kinds.items()})
-        # A file of JSON may have columns that its first rows lack.
-        if (found := find_shape(_ours(theirs, rows.names), lists)) == shape:
-            break
-        shape = found
-    return _shaped_rows(path, rows, shape, theirs, kinds)
-
-
-def _shaped_rows(
-    path: str, rows: Rows, shape: Shape | None, theirs: Mapping[str, str], kinds: Mapping[str, Kind]
-) -> ShapedRows:
+    with unchanged(Path(path)):
+        while True:
+            rows = _Pass(path, shape, theirs, more)
+            columns = keep(iter(rows))
+            # A file of JSON may have columns that its first rows lack.
+            if (found := find_shape(_ours(theirs, rows.names), lists)) == shape:
+                break
+            shape = found
+        digest = hash_file(Path(path))
     if not rows.count:
-        return ShapedRows({}, names=rows.names, digest=rows.digest)
+        return ShapedRows({}, names=rows.names, digest=digest)
     if shape is None:
         raise NoShapeError(path, _ours(theirs, rows.names), rows.names)
-    columns = {name: rows.columns[theirs[name]] for name in kinds if theirs[name] in rows.columns}
-    shaped = as_shape(shape, columns)
-    further = {name: column for name, column in columns.items() if name not in shape.kinds}
-    faults = [*rows.faults, *shaped.faults]
-    return ShapedRows(shaped.columns, faults, shaped.cut, further, rows.names, rows.count, rows.digest)
+    there = {
+        name: column for name, column in columns.items() if name not in more or theirs[name] in rows.names
+    }
+    texts = {name: column for name, column in there.items() if name not in more}
+    further = {name: column for name, column in there.items() if name in more}
+    faults = [*one_each(rows.of_values), *one_each(rows.of_shape)]
+    return ShapedRows(texts, faults, rows.cut, further, rows.names, rows.count, digest)
+
+
+class _Pass:
+    """One pass over a file: its rows in a shape, and what is known of the file when they have passed."""
+
+    def __init__(
+        self, path: str, shape: Shape | None, theirs: Mapping[str, str], more: Sequence[str]
+    ) -> None:
+        self._path, self._shape, self._theirs, self._more = path, shape, theirs, more
+        self.names: Sequence[str] = ()
+        self.count = self.cut = 0
+        self.of_values: list[Fault] = []
+        self.of_shape: list[Fault] = []
+
+    def __iter__(self) -> Batches:
+        kinds = dict.fromkeys(self._more, TEXT) | (self._shape.kinds if self._shape else {})
+        for batch in scan(self._path, {self._theirs[name]: kind for name, kind in kinds.items()}):
+            self.names = batch.names
+            self.of_values += batch.faults
+            columns = {
+                name: batch.columns[self._theirs[name]]
+                for name in kinds
+                if self._theirs[name] in batch.columns
+            }
+            if batch.count:
+                yield self._shaped(columns)
+            self.count += batch.count
+
+    def _shaped(self, columns: Mapping[str, pa.ChunkedArray]) -> Mapping[str, pa.ChunkedArray]:
+        if self._shape is None:
+            return columns
+        shaped = as_shape(self._shape, columns)
+        self.of_shape += [fault.shifted(self.count) for fault in shaped.faults]
+        self.cut += shaped.cut
+        return {**{name: columns[name] for name in self._more if name in columns}, **shaped.columns}
 
 
 class NoShapeError(UserError):

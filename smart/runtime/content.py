@@ -9,6 +9,7 @@ from pathlib import Path
 
 from smart.config import UserError
 from smart.runtime.files import hash_bytes, hash_file
+from smart.runtime.plans import may_write
 from smart.runtime.sealed import read_sealed, write_sealed
 
 FileState = tuple[int, ...]
@@ -79,7 +80,7 @@ class ContentHashes:
             found = hash_file(path)
         if time.time_ns() - max(state[-2:]) > self._SETTLED:
             self._known[seen] = found
-            if note:
+            if note and may_write():
                 write_sealed(note, seen, found.encode())
         return found
 

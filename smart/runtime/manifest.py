@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from smart.config import UserError
-from smart.runtime.content import hash_content
+from smart.runtime.content import ContentHashes, hash_content
 from smart.runtime.files import PARTIAL, atomic_folder, hash_bytes, hash_file, sync_tree, write_atomic
 
 FILE = "manifest.json"
@@ -130,8 +130,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+def check_files(folder: Path, manifest: Mapping[str, Any], hashes: ContentHashes = hash_content) -> None:
     """Stop unless every file that a manifest names is what was written.
+
+    Args:
+        hashes: which may remember those of files that are as they were.
 
     Raises:
         DamagedError: with the first file that is not.
@@ -142,7 +145,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     for name, known in files.items():
         if not (folder / name).is_file():
             raise _damaged(folder / name, "is missing", manifest)
-        if hash_content(folder / name) != known:
+        if hashes(folder / name) != known:
             raise _damaged(folder / name, "has changed since it was written", manifest)
 
 
@@ -155,10 +158,13 @@ def _damaged(path: Path, what: str, manifest: Mapping[str, Any] | None = None) -
     )
 
 
-def open_artifact(folder: Path) -> dict[str, Any] | None:
+def open_artifact(folder: Path, hashes: ContentHashes = hash_content) -> dict[str, Any] | None:
     """The manifest of an artifact whose files are all as written; None for a folder without a manifest.
 
     Whatever uses an artifact comes through here, or through `is_made`.
+
+    Args:
+        hashes: as `check_files` takes them.
 
     Raises:
         DamagedError: for a file that is missing or has changed.
@@ -169,7 +175,7 @@ def open_artifact(folder: Path) -> dict[str, Any] | None:
         return None
     if manifest.get("status") == INTERRUPTED:
         raise UserError(f"{folder}: is not finished", "the same command that began it goes on with it")
-    check_files(folder, manifest)
+    check_files(folder, manifest, hashes)
     return manifest
 
 
@@ -197,29 +203,35 @@ def is_made(folder: Path, key: str, kind: str, overwrite: bool = False) -> bool:
 
 
 def cached_folder(
-    folder: Path, kind: str, key: str, make: Callable[[Path], Mapping[str, Any] | None]
+    folder: Path,
+    kind: str,
+    key: str,
+    make: Callable[[Path], Mapping[str, Any] | None],
+    hashes: ContentHashes = hash_content,
 ) -> None:
     """A cache: found as it was written, or made, or made again where it is damaged. Hold a lock.
 
     Args:
         make: writes its files into the folder that it is given; returns what else its manifest shall say.
+        hashes: as `check_files` takes them.
     """
-    if not is_intact(folder, key):
+    if not is_intact(folder, key, hashes=hashes):
         with atomic_folder(folder) as draft:
             said = make(draft) or {}
             write_manifest(draft, {"kind": kind, "key": key, **said})
 
 
-def is_intact(folder: Path, key: str, *, files: bool = True) -> bool:
+def is_intact(folder: Path, key: str, *, files: bool = True, hashes: ContentHashes = hash_content) -> bool:
     """True if a cache is there as it was written; says in one line what is damaged.
 
     Args:
         files: look at every file; False for a cache that looks at its files itself.
+        hashes: as `check_files` takes them.
     """
     if not folder.exists():
         return False
     try:
-        manifest = open_artifact(folder) if files else read_manifest(folder)
+        manifest = open_artifact(folder, hashes) if files else read_manifest(folder)
     except UserError as error:
         log.warning("%s: made again.", str(error).partition(";")[0])
         return False

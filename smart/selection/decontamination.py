@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from smart.benchmarks.heldout import heldout_texts
 from smart.benchmarks.offline import benchmark_texts
 from smart.benchmarks.suites import stock_texts
 from smart.collection import Collection
-from smart.collection.contamination import SIMILARITY, N, Overlap, Report, table_overlaps
-from smart.collection.tables import keep_rows
+from smart.collection.contamination import SIMILARITY, N, Overlap, Report, row_overlaps
 from smart.config import counted
+from smart.reading import RowView
 from smart.runtime.files import hash_bytes
 from smart.runtime.hub import NotHere
 from smart.runtime.locks import owned
@@ -40,22 +38,22 @@ class Contamination:
     reports: dict[str, Report]
     """Split → what was found in it."""
 
-    def keep(self, split: str, table: pa.Table) -> pa.Table:
+    def keep(self, split: str, rows: RowView) -> RowView:
         """The rows of a split that go on: all of them, unless overlapping rows are dropped."""
-        return keep_rows(table, ~self.reports[split].mask) if self.mode == "drop" else table
+        return rows.keep(~self.reports[split].mask) if self.mode == "drop" else rows
 
-    def describe(self, collection: Collection, mixture: Mapping[str, pa.Table | None]) -> dict[str, Any]:
+    def describe(self, collection: Collection, mixture: Mapping[str, RowView | None]) -> dict[str, Any]:
         """For the manifest: what the collection holds, and which of the mixture's rows are among it.
 
         Args:
             collection: whose splits were looked at.
             mixture: the chosen rows of each split.
         """
-        numbers = {split: rows["row"].to_numpy() for split, rows in _splits(collection).items()}
+        numbers = {split: rows.rows for split, rows in collection.splits.items()}
         chosen: dict[str, list[int]] = {}
         for split, report in self.reports.items():
             rows = mixture.get(split)
-            held = set() if rows is None else set(rows["row"].to_pylist())
+            held = set() if rows is None else set(rows.rows.tolist())
             chosen[split] = sorted(held & set(numbers[split][report.mask].tolist()))
         return {
             "mode": self.mode,
@@ -104,9 +102,7 @@ def look_for_benchmarks(
         with owned(file):
             reports = _kept(file, found_under)
             if reports is None:
-                reports = {
-                    name: table_overlaps(rows, benchmarks) for name, rows in _splits(collection).items()
-                }
+                reports = {name: row_overlaps(rows, benchmarks) for name, rows in collection.splits.items()}
                 plain = {name: _plain(report) for name, report in reports.items()}
                 write_sealed(file, found_under, json.dumps(plain).encode())
     for name, report in reports.items():
@@ -123,11 +119,6 @@ def questions(benchmark_data: Path | None, heldout_data: Path | None = None) -> 
     """Part of a benchmark, such as bbh/navigate → the questions on which models are scored."""
     texts = stock_texts() if benchmark_data is None else benchmark_texts(benchmark_data)
     return texts if heldout_data is None else texts | heldout_texts(heldout_data)
-
-
-def _splits(collection: Collection) -> dict[str, pa.Table]:
-    validation = {} if collection.validation is None else {"validation": collection.validation}
-    return {"train": collection.train, **validation}
 
 
 def _kept(file: Path, key: str) -> dict[str, Report] | None:

@@ -24,7 +24,7 @@ def describe_plan(config: SelectConfig, pool: Pool, num_tasks: int, budget: int)
     means = made[1].task_means if made else None
     tasks = budget_tasks(config, pool, means, num_tasks, budget) if known else None
     lines = [
-        f"Plan: {budget:,} of {counted(len(pool.table), 'row')} from {num_tasks:,} of"
+        f"Plan: {budget:,} of {counted(len(pool.rows), 'row')} from {num_tasks:,} of"
         f" {counted(len(pool.groups.tasks), 'task')}; fn={config.fn.name}, "
         f"weighting={config.composed.choices['weighting']}, instance_fn={config.instance_fn.name}",
         f"  embeddings  {_embeddings(embedding)}",
@@ -37,7 +37,7 @@ def describe_plan(config: SelectConfig, pool: Pool, num_tasks: int, budget: int)
 
 def _benchmarks(config: SelectConfig, pool: Pool) -> str:
     if pool.contamination is None:
-        return f"to be looked for in {counted(len(pool.table), 'row')}"
+        return f"to be looked for in {counted(len(pool.rows), 'row')}"
     found = int(pool.contamination.reports["train"].mask.sum())
     return f"{counted(found, 'row')} with a question" + (
         ", left out" if config.decontaminate == "drop" else ""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from smart.collection.tables import keep_rows
 from smart.config import UserError
 from smart.embedding import Vectors
 from smart.mixture import TaskBudgets
+from smart.reading import RowView
 from smart.runtime.files import hash_bytes
 from smart.selection.config import SelectConfig
 from smart.selection.orderings import PART, SAMPLE, Orderer, order_groups
@@ -18,7 +17,7 @@ from smart.selection.pool import Pool
 from smart.submodular import MemoryLimitError, maximize
 
 
-def choose_rows(config: SelectConfig, pool: Pool, vectors: Vectors | None, tasks: TaskBudgets) -> pa.Table:
+def choose_rows(config: SelectConfig, pool: Pool, vectors: Vectors | None, tasks: TaskBudgets) -> RowView:
     """The first rows of each group's order, as many as its budget; in the collection's order.
 
     Raises:
@@ -37,11 +36,11 @@ def choose_rows(config: SelectConfig, pool: Pool, vectors: Vectors | None, tasks
             raise UserError(f"instance_fn={config.instance_fn.name}: {error}") from error
     else:
         orders = {group: _random_order(config, pool, group) for group in wanted}
-    keep = np.zeros(len(pool.table), bool)
+    keep = np.zeros(len(pool.rows), bool)
     for group in np.flatnonzero(given).tolist():
         rows = groups.order[groups.offsets[group] : groups.offsets[group + 1]]
         keep[rows[orders[group][: given[group]]] if group in orders else rows] = True
-    return keep_rows(pool.table, keep)
+    return pool.rows.keep(keep)
 
 
 def groups_to_order(tasks: TaskBudgets) -> list[int]:

@@ -11,15 +11,15 @@ import pyarrow as pa
 
 from smart.collection import Collection, Groups, load
 from smart.collection.loading import say_dropped
-from smart.collection.tables import keep_rows
 from smart.config import UserError, counted
 from smart.conversation import from_json
-from smart.embedding import Prompts
+from smart.embedding import Memory, Prompts
 from smart.model.chat import ChatFormat
 from smart.model.chat import fits as conversations_fit
 from smart.model.pretrained import read_tokenizer
 from smart.model.tokens import fits
-from smart.reading import CONVERSATION
+from smart.reading import CONVERSATION, RowView
+from smart.runtime.files import hash_bytes
 from smart.runtime.progress import progress
 from smart.selection.config import SelectConfig
 from smart.selection.decontamination import Contamination, look_for_benchmarks
@@ -32,9 +32,9 @@ BATCH = 5_000
 @dataclass(frozen=True)
 class Pool:
     collection: Collection
-    table: pa.Table
-    """Rows to choose from, in the collection's schema."""
-    validation: pa.Table | None
+    rows: RowView
+    """Rows to choose from."""
+    validation: RowView | None
     """Rows from which the validation sample is drawn; None where the collection has none."""
     groups: Groups
     prompts: Prompts
@@ -52,11 +52,10 @@ def read_pool(config: SelectConfig) -> Pool:
     Raises:
         UserError: by the source; when no row is left.
     """
-    kept = None if config.plan else config.cache / "collections"
-    collection = load(config.collection, cache=kept)
+    collection = load(config.collection, cache=config.cache / "collections")
     source = dict(collection.source)
     drops = {name: dict(counts) for name, counts in source.pop("splits").items()}
-    table, validation = collection.train, collection.validation
+    rows, validation = collection.train_rows, collection.validation_rows
     found = None
     if config.decontaminate:
         cache = config.cache / "contamination"
@@ -69,37 +68,54 @@ def read_pool(config: SelectConfig) -> Pool:
             config.plan,
         )
     if found and found.mode == "drop":
-        table = found.keep("train", table)
+        rows = found.keep("train", rows)
         validation = None if validation is None else found.keep("validation", validation)
         for split, report in found.reports.items():
             drops[split]["benchmark_questions"] = int(report.mask.sum())
             say_dropped(split, "they hold a benchmark's question", int(report.mask.sum()), len(report.mask))
-        if not len(table):
+        if not len(rows):
             raise UserError("decontaminate=drop: every row of the collection holds a benchmark's question")
     if config.tokenizer:
-        whole = len(table)
-        table = _trainable(table, config.tokenizer, config.max_length, config.separator)
-        drops["train"]["longer_than_max_length"] = whole - len(table)
+        whole = len(rows)
+        rows = _trainable(rows, config.tokenizer, config.max_length, config.separator)
+        drops["train"]["longer_than_max_length"] = whole - len(rows)
         reason = f"the response alone is longer than max_length={config.max_length} tokens"
-        if CONVERSATION in table.column_names:
+        if CONVERSATION in rows.column_names:
             reason = f"the template cannot carry them, or no answer fits into max_length={config.max_length} tokens"
-        say_dropped("train", reason, whole - len(table), whole)
-        if not len(table):
+        say_dropped("train", reason, whole - len(rows), whole)
+        if not len(rows):
             raise UserError(
                 f"max_length={config.max_length}: every response of the collection is longer; raise it"
             )
-    groups = Groups.of(table)
-    prompts = Prompts(table["inputs"], groups.order, table["row"].to_numpy(), drops["train"]["rows_read"])
-    log.info("The pool holds %s of %s.", counted(len(table), "row"), counted(len(groups.tasks), "task"))
-    return Pool(collection, table, validation, groups, prompts, source, drops, found)
+    groups = Groups.of(rows.labels)
+    log.info("The pool holds %s of %s.", counted(len(rows), "row"), counted(len(groups.tasks), "task"))
+    prompts = _prompts(config, collection, rows, groups, drops["train"]["rows_read"])
+    return Pool(collection, rows, validation, groups, prompts, source, drops, found)
 
 
-def _trainable(table: pa.Table, tokenizer_name: str, max_length: int, separator: str) -> pa.Table:
+def _prompts(
+    config: SelectConfig, collection: Collection, rows: RowView, groups: Groups, rows_read: int
+) -> Prompts:
+    kept = hash_bytes([collection.fingerprint.encode(), rows.rows.tobytes()])
+    memory = Memory(config.cache / "prompts" / f"{kept}.sealed", kept)
+    return Prompts(rows.texts["inputs"], rows.positions[groups.order], _row_numbers(rows), rows_read, memory)
+
+
+def _row_numbers(rows: RowView) -> np.ndarray | None:
+    """The row number of each text; None where text i is row i, as in every collection that is read."""
+    if np.array_equal(rows.rows, rows.positions):
+        return None
+    numbers = np.full(len(rows.texts), -1)
+    numbers[rows.positions] = rows.rows
+    return numbers
+
+
+def _trainable(rows: RowView, tokenizer_name: str, max_length: int, separator: str) -> RowView:
     tokenizer = read_tokenizer(f"tokenizer={tokenizer_name}", tokenizer_name)
-    turns = CONVERSATION in table.column_names
+    turns = CONVERSATION in rows.column_names
     form = ChatFormat.of(tokenizer) if turns else None
 
-    def trainable(batch: pa.RecordBatch) -> np.ndarray:
+    def trainable(batch: pa.Table) -> np.ndarray:
         if form is not None:
             conversations = list(map(from_json, batch[CONVERSATION].to_pylist()))
             return conversations_fit(form, tokenizer, conversations, max_length)
@@ -112,8 +128,8 @@ def _trainable(table: pa.Table, tokenizer_name: str, max_length: int, separator:
         )
 
     keep = []
-    with progress(total=len(table), desc="Measuring responses", unit=" rows") as bar:
-        for batch in table.to_batches(BATCH):
+    with progress(total=len(rows), desc="Measuring responses", unit=" rows") as bar:
+        for batch in rows.batches(BATCH):
             keep.append(trainable(batch))
             bar.update(len(batch))
-    return keep_rows(table, np.concatenate(keep))
+    return rows.keep(np.concatenate(keep))

@@ -17,6 +17,7 @@ from smart.mixture import TaskBudgets, describe_turns, render_summary, sample_va
 from smart.mixture.budgets import read_tasks
 from smart.mixture.exports import export_mixture
 from smart.model.pretrained import read_tokenizer
+from smart.reading import RowView
 from smart.runtime.files import make_writable
 from smart.runtime.hub import offline
 from smart.runtime.locks import owned
@@ -24,6 +25,7 @@ from smart.runtime.logs import log_so_far
 from smart.runtime.manifest import Artifact, is_made, versions
 from smart.runtime.memory import peak_memory
 from smart.runtime.names import file_stem
+from smart.runtime.plans import writing_nothing
 from smart.runtime.progress import Clock
 from smart.runtime.tracking import flatten, is_unlogged, mark_unlogged, track
 from smart.selection.config import SelectConfig
@@ -62,7 +64,7 @@ class _Selection:
     """What was chosen, and what the manifest says about how."""
 
     tasks: TaskBudgets
-    rows: pa.Table
+    rows: RowView
     task_means: np.ndarray | None
     """float32 (tasks, d); None where no function needed vectors."""
     warnings: list[str]
@@ -106,7 +108,7 @@ def select(config: SelectConfig) -> SelectedMixture:
 
 def plan(config: SelectConfig) -> str:
     """What the selection would do and cost, as text; writes nothing, and downloads nothing."""
-    with offline():
+    with offline(), writing_nothing():
         pool = read_pool(config)
         return describe_plan(config, pool, *resolve_sizes(config, pool))
 
@@ -185,7 +187,7 @@ def _write(
         "rows": len(selection.rows),
         "validation_rows": 0 if validation is None else len(validation),
         "tasks": len(selection.tasks.selected),
-        "pool_rows": len(pool.table),
+        "pool_rows": len(pool.rows),
         "pool_tasks": len(pool.groups.tasks),
         **selection.counts,
     }
@@ -220,14 +222,14 @@ def _write(
     )
 
 
-def _validation_rows(config: SelectConfig, pool: Pool) -> pa.Table | None:
+def _validation_rows(config: SelectConfig, pool: Pool) -> RowView | None:
     """The fixed sample of the pool's validation split; None where it has none or none was asked for."""
     if pool.validation is None or not config.validation_rows:
         return None
     return sample_validation(pool.validation, config.validation_rows, config.seed)
 
 
-def _contamination(pool: Pool, selection: _Selection, validation: pa.Table | None) -> dict[str, Any]:
+def _contamination(pool: Pool, selection: _Selection, validation: RowView | None) -> dict[str, Any]:
     if pool.contamination is None:
         return {}
     mixture = {"train": selection.rows, "validation": validation}

@@ -17,7 +17,7 @@ def resolve_sizes(config: SelectConfig, pool: Pool) -> tuple[int, int]:
     Raises:
         Infeasible: for more tasks than the pool has, or more rows than it holds.
     """
-    tasks, rows = len(pool.groups.tasks), len(pool.table)
+    tasks, rows = len(pool.groups.tasks), len(pool.rows)
     if config.num_tasks is not None and config.num_tasks > tasks:
         raise Infeasible(
             f"num_tasks={config.num_tasks}: the pool has {counted(tasks, 'task')}",

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from smart.collection import contamination
-from smart.collection.contamination import overlaps, table_overlaps
+from smart.collection.contamination import overlaps, row_overlaps
+from smart.reading import RowView
 
 WORDS = [f"w{number}" for number in range(400)]
 
@@ -93,8 +94,8 @@ def test_prompt_and_response_of_a_table_are_looked_at_together():
     table = pa.table(
         {"inputs": [sentence(40, 30), run(13), run(7)], "targets": [f"x {run(14)}", "y", run(6, start=10)]}
     )
-    assert table_overlaps(table, BENCHMARKS).mask.tolist() == [True, True, True]
-    assert table_overlaps(table.slice(0, 0), BENCHMARKS).rows == 0
+    assert row_overlaps(RowView.of(table), BENCHMARKS).mask.tolist() == [True, True, True]
+    assert row_overlaps(RowView.of(table.slice(0, 0)), BENCHMARKS).rows == 0
 
 
 def test_no_rows_and_no_questions():

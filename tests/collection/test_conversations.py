@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from smart.collection import CHAT_SCHEMA, SCHEMA, Files, Groups, check_source, load
-from smart.collection.contamination import table_overlaps
+from smart.collection.contamination import row_overlaps
 from smart.config import ConfigError, UserError
 from smart.conversation import from_json
+from smart.reading import RowView
 from tests.collection.examples import rows, write_jsonl, write_parquet
 
 
@@ -117,7 +118,7 @@ def test_a_question_is_found_in_any_turn(tmp_path: Path) -> None:
     ]
     path = str(write_jsonl(tmp_path / "a.jsonl", [*found, *CHAT]))
     table = load(Files(path=path, embed="first_turn")).train
-    assert table_overlaps(table, {"b": [question]}).mask.tolist() == [True] * 3 + [False] * 2
+    assert row_overlaps(RowView.of(table), {"b": [question]}).mask.tolist() == [True] * 3 + [False] * 2
 
 
 @pytest.mark.parametrize("write", [write_parquet, write_jsonl])

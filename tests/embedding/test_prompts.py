@@ -21,7 +21,7 @@ def test_hash_depends_on_texts_and_order_but_not_on_how_they_lie_in_memory() -> 
 
     def hashed(texts: list[str], order: np.ndarray = order, kind: str = "string", cut: int = 0) -> str:
         chunks = [pa.array(texts[:cut], kind), pa.array(["cut off", *texts[cut:]], kind)[1:]]
-        return Prompts(pa.chunked_array(chunks), order, rows, 3).hash_texts()
+        return Prompts(pa.chunked_array(chunks), order, rows, 3).text_hash
 
     base = hashed(["a", "bc", "d"])
     assert base == hashed(["a", "bc", "d"], cut=2) == hashed(["a", "bc", "d"], kind="large_string")

@@ -8,15 +8,17 @@ import pytest
 
 from smart.mixture import sample_validation
 from smart.mixture.rows import shuffle
+from smart.reading import RowView
 
 
-def split(**sizes: int) -> pa.Table:
+def split(**sizes: int) -> RowView:
     names = [name for name, size in sizes.items() for _ in range(size)]
-    return pa.table({"submixture": ["s"] * len(names), "task_name": names, "row": np.arange(len(names))})
+    labels = {"submixture": ["s"] * len(names), "task_name": names, "row": np.arange(len(names))}
+    return RowView.of(pa.table(labels))
 
 
-def counts(table: pa.Table) -> dict[str, int]:
-    return dict(Counter(table["task_name"].to_pylist()))
+def counts(rows: RowView) -> dict[str, int]:
+    return dict(Counter(rows.labels["task_name"].to_pylist()))
 
 
 @pytest.mark.parametrize(
@@ -38,26 +40,26 @@ def test_validation_sizes(rows: int, expected: dict[str, int]) -> None:
 def test_validation_sample_is_random_within_a_task_and_fixed_by_the_seed() -> None:
     pool = split(a=500, b=1500)
     first = sample_validation(pool, 200, seed=23)
-    assert first.equals(sample_validation(pool, 200, seed=23))
-    assert not first.equals(sample_validation(pool, 200, seed=24))
-    rows = first["row"].to_numpy()
+    assert first.labels.equals(sample_validation(pool, 200, seed=23).labels)
+    assert not first.labels.equals(sample_validation(pool, 200, seed=24).labels)
+    rows = first.rows
     assert (np.diff(rows) > 0).all()
     assert abs(rows[rows < 500].mean() - 250) < 60
     assert abs(rows[rows >= 500].mean() - 1250) < 100
 
 
 def test_equal_task_names_in_two_submixtures_are_two_tasks() -> None:
-    pool = pa.table({"submixture": ["x"] * 8 + ["y"] * 8, "task_name": ["t"] * 16, "row": np.arange(16)})
-    kept = sample_validation(pool, 4, seed=0)["submixture"].to_pylist()
+    labels = {"submixture": ["x"] * 8 + ["y"] * 8, "task_name": ["t"] * 16, "row": np.arange(16)}
+    kept = sample_validation(RowView.of(pa.table(labels)), 4, seed=0).labels["submixture"].to_pylist()
     assert Counter(kept) == {"x": 2, "y": 2}
 
 
 def test_validation_takes_dictionary_columns_in_chunks() -> None:
-    plain = split(a=20, b=30)
+    plain = split(a=20, b=30).labels
     coded = plain.set_column(1, "task_name", plain["task_name"].dictionary_encode())
     chunked = pa.concat_tables([coded.slice(0, 25), coded.slice(25)])
-    kept = sample_validation(chunked, 10, seed=1)
-    assert kept["row"].to_pylist() == sample_validation(plain, 10, seed=1)["row"].to_pylist()
+    kept, wanted = (sample_validation(RowView.of(table), 10, seed=1).rows for table in (chunked, plain))
+    assert kept.tolist() == wanted.tolist()
 
 
 def test_shuffle_depends_on_the_set_and_the_seed() -> None:

@@ -26,6 +26,7 @@ from smart.mixture import exports as exports_module
 from smart.mixture import write as write_module
 from smart.mixture.budgets import read_tasks
 from smart.mixture.exports import Export, export_mixture
+from smart.reading import RowView
 from smart.runtime.manifest import is_made, read_manifest
 from smart.templates import CHAT_TEMPLATES
 from smart.training.data import read_mixture
@@ -86,7 +87,9 @@ def make(folder: Path, conversations: list[Conversation], held_out: int = 0) -> 
     table = pa.table(
         {**labels, **texts, "conversation": list(map(to_json, conversations)), "row": np.arange(n) * 3}
     )
-    train, validation = table.slice(0, n - held_out), table.slice(n - held_out)
+    train, validation = (
+        RowView.of(part) for part in (table.slice(0, n - held_out), table.slice(n - held_out))
+    )
     sizes = np.bincount(np.arange(len(train)) % 2)[:, np.newaxis]
     names = [("s", "t0"), ("s", "t1")]
     tasks = distribute(names, sizes, np.arange(2), None, Uniform(), len(train), CHAT_TEMPLATES)
@@ -153,7 +156,9 @@ def test_card_summary_and_manifest_know_turns(tmp_path: Path) -> None:
     assert "`messages`" in card
     assert "![turns.png](figures/turns.png)" in card
     assert (folder / "figures" / "turns.png").exists()
-    rows = pa.table({"conversation": list(map(to_json, [*PLAIN, TOOLS]))})
+    rows = RowView.of(
+        pa.table({"conversation": list(map(to_json, [*PLAIN, TOOLS])), "row": range(len(PLAIN) + 1)})
+    )
     assert "9 turns of the assistant; 1 row with a system text, 1 with tools; 1 call" in render_summary(
         tasks, describe_turns(rows)
     )
@@ -261,7 +266,12 @@ def test_exports_of_rows_of_two_texts(tmp_path: Path, name: Export) -> None:
     pool = make_pool(3, 2, 8)
     folder = tmp_path / "m"
     write_mixture(
-        folder, pool.chosen(), None, pool.tasks, {**MANIFEST, "config": {"separator": "\n"}}, separator="\n"
+        folder,
+        RowView.of(pool.chosen()),
+        None,
+        pool.tasks,
+        {**MANIFEST, "config": {"separator": "\n"}},
+        separator="\n",
     )
     place = export(folder, name) / name
     prompts = pq.read_table(folder / "train.parquet")["prompt"].to_pylist()

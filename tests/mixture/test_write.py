@@ -13,6 +13,7 @@ from smart.mixture import TaskBudgets, Uniform, distribute, render_summary, writ
 from smart.mixture import write as write_module
 from smart.mixture.budgets import read_tasks, write_tasks
 from smart.mixture.card import render_card
+from smart.reading import RowView
 from smart.runtime.files import hash_file
 from smart.runtime.manifest import read_manifest
 from smart.templates import TEMPLATES
@@ -35,7 +36,9 @@ def pool() -> Pool:
 
 
 def write(folder: Path, pool: Pool, **options: Any) -> Path:
-    write_mixture(folder, pool.chosen(), pool.rows.slice(0, 20), pool.tasks, MANIFEST, **options)
+    write_mixture(
+        folder, RowView.of(pool.chosen()), RowView.of(pool.rows.slice(0, 20)), pool.tasks, MANIFEST, **options
+    )
     return folder
 
 
@@ -76,7 +79,7 @@ def test_the_same_rows_and_seed_give_the_same_bytes(tmp_path: Path, pool: Pool) 
     chosen = pool.chosen()
     mixed = chosen.take(np.random.default_rng(5).permutation(chosen.num_rows))
     second = tmp_path / "b"
-    write_mixture(second, mixed, pool.rows.slice(0, 20), pool.tasks, MANIFEST)
+    write_mixture(second, RowView.of(mixed), RowView.of(pool.rows.slice(0, 20)), pool.tasks, MANIFEST)
     for name in ("train.parquet", "validation.parquet", "tasks.csv"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     other = write(tmp_path / "c", pool, seed=24)
@@ -118,7 +121,7 @@ def test_a_collection_without_validation(tmp_path: Path, pool: Pool) -> None:
 
     for number, validation in enumerate([None, pool.rows.slice(0, 0)]):
         folder = tmp_path / str(number)
-        write_mixture(folder, pool.chosen(), validation, pool.tasks, MANIFEST)
+        write_mixture(folder, RowView.of(pool.chosen()), validation, pool.tasks, MANIFEST)
         assert not (folder / "validation.parquet").exists()
         assert list(load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))) == ["train"]
 
@@ -154,13 +157,13 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, pool: Pool, monkeypatch:
 
 def test_rows_that_are_not_the_budgets_are_refused(tmp_path: Path, pool: Pool) -> None:
     with pytest.raises(ValueError, match="149 rows chosen for budgets of 150"):
-        write_mixture(tmp_path / "m", pool.chosen().slice(1), None, pool.tasks, MANIFEST)
+        write_mixture(tmp_path / "m", RowView.of(pool.chosen().slice(1)), None, pool.tasks, MANIFEST)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_random_tasks_have_no_gains(tmp_path: Path, pool: Pool) -> None:
     table = distribute(pool.tasks.tasks, pool.tasks.sizes, pool.tasks.selected, None, Uniform(), 150)
-    write_mixture(tmp_path / "m", replace(pool, tasks=table).chosen(), None, table, MANIFEST)
+    write_mixture(tmp_path / "m", RowView.of(replace(pool, tasks=table).chosen()), None, table, MANIFEST)
     assert not (tmp_path / "m" / "figures" / "gains.png").exists()
     lines = (tmp_path / "m" / "tasks.csv").read_text().splitlines()
     assert {line.split('"')[2].split(",")[2] for line in lines[1:]} == {""}

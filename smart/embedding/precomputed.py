@@ -3,18 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from smart.config import Problems, UserError, counted
 from smart.embedding.prompts import Prompts
-from smart.embedding.vectors import Vectors
-from smart.runtime.content import check_unchanged, hash_content, state_of
+from smart.embedding.vectors import Vectors, map_vectors
+from smart.runtime.content import FileState, check_unchanged, hash_content, state_of
 from smart.runtime.manifest import make_key
 
 VERSION = 1
 BLOCK = 65_536
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Reads rows of vectors from a user's file, which must stay as it was; can be pickled."""
+
+    file: Path
+    state: FileState
+    rows: np.ndarray
+    """Row of the file for each position in group order."""
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        """Rows start … stop - 1, a copy.
+
+        Raises:
+            UserError: where the file has changed since its key was made, or a machine does not have it.
+        """
+        found: np.ndarray = self._array[self.rows[start:stop]]
+        if self.file.is_file():  # a machine numbers devices in its own way
+            check_unchanged({self.file: (state_of(self.file)[0], *self.state[1:])})
+        else:
+            check_unchanged({self.file: self.state})
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowReader, (self.file, self.state, self.rows)
+
+    @cached_property
+    def _array(self) -> np.ndarray:
+        return map_vectors(self.file)
 
 
 @dataclass(frozen=True)
@@ -55,12 +87,7 @@ class Precomputed:
         rows = prompts.row_numbers()
         key = self.key(prompts)
         check_unchanged(before)
-
-        def read(start: int, stop: int) -> np.ndarray:
-            found: np.ndarray = array[rows[start:stop]]
-            check_unchanged(before)  # the key is of the file as it was
-            return found
-
+        read = RowReader(self._file.absolute(), before[self._file], rows)
         return Vectors(key, folder / key, len(rows), array.shape[1], 0, read)
 
     @property

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from smart.config import UserError, code_of, counted
-from smart.embedding.encoders import Encoded, Encoder, Session, Unencodable
+from smart.embedding.encoders import Encoder, Unencodable
+from smart.embedding.encoding import EncodeTask, ShardTexts, ShardVectors
 from smart.embedding.precomputed import Precomputed
 from smart.embedding.prompts import Prompts
-from smart.embedding.vectors import Vectors
-from smart.runtime.executor import map_unordered
+from smart.embedding.vectors import ShardReader, Vectors
+from smart.runtime.claims import Claims
+from smart.runtime.executor import Executor, Threads
 from smart.runtime.files import hash_file, write_atomic
 from smart.runtime.locks import owned
-from smart.runtime.manifest import FILE, is_intact, make_key, versions, write_manifest
+from smart.runtime.manifest import FILE, is_told, make_key, versions, write_manifest
 from smart.runtime.progress import progress
 from smart.runtime.sealed import read_sealed, write_sealed
 
@@ -52,15 +52,16 @@ def embed(
     encoder: Encoder | Precomputed,
     folder: Path,
     shard_rows: int = SHARD_ROWS,
-    threads: int = 1,
+    executor: Executor = Threads(1),  # noqa: B008 - frozen
 ) -> Vectors:
     """Vectors of the prompts in group order: found under FOLDER/KEY, or resumed, or made.
 
-    Hashes are checked each time; damaged shards, and only those, are made again. Of two processes that want
-    the same vectors, the second waits for the first.
+    Hashes are checked each time; damaged shards, and only those, are made again. Processes that want the same
+    vectors share the shards.
 
     Args:
-        threads: how many call the encoder at once, where its session is `parallel`; the vectors are the same.
+        executor: where shards are encoded. Threads(n) calls the encoder from n threads, where its session is
+            `parallel`; the vectors are the same.
 
     Raises:
         UserError: where the encoder cannot be had, it refuses a prompt, a vector is not finite or does not fit
@@ -71,9 +72,7 @@ def embed(
     if encoder.identity() is None:
         encoder.fetch()
     store = _Store(prompts, encoder, folder, shard_rows)
-    with owned(store.home):
-        shards = store.complete(threads)
-    return store.open(shards)
+    return store.open(store.complete(executor))
 
 
 def plan_embedding(
@@ -115,6 +114,7 @@ class _Store:
         self.key = make_key(self.config, [self.texts], VERSION)
         self.home = folder / self.key
         self.count = len(range(0, len(prompts), shard_rows))
+        self.damaged: set[int] = set()
 
     def path(self, number: int) -> Path:
         return self.home / f"{number:05d}.npy"
@@ -137,32 +137,28 @@ class _Store:
         except (OSError, ValueError, TypeError):
             return None
 
-    def complete(self, threads: int) -> list[_Shard]:
-        """Make what is missing or damaged; returns the records of all shards."""
+    def complete(self, executor: Executor) -> list[_Shard]:
+        """Make what is missing or damaged, unless others do; returns the records of all shards."""
+        started = time.monotonic()
         shards = {number: shard for number in range(self.count) if (shard := self._whole(number))}
         missing = [number for number in range(self.count) if number not in shards]
-        if missing or not is_intact(self.home, self.key, files=False):
-            (self.home / FILE).unlink(missing_ok=True)
-            started = time.monotonic()
-            shards |= self._make(missing, threads)
-            self._write_manifest([shards[number] for number in range(self.count)], time.monotonic() - started)
-        else:
+        if not missing and is_told(self.home, self.key):
             log.info("The embeddings are there: %s", self.home)
+        else:
+            with owned(self.home):
+                if missing:
+                    (self.home / FILE).unlink(missing_ok=True)
+            shards |= self._make(missing, executor)
+            with owned(self.home):
+                if not is_told(self.home, self.key):
+                    ordered = [shards[number] for number in range(self.count)]
+                    self._write_manifest(ordered, time.monotonic() - started)
         return [shards[number] for number in range(self.count)]
 
     def open(self, shards: list[_Shard]) -> Vectors:
-        arrays = [np.load(self.path(number), mmap_mode="r") for number in range(self.count)]
-
-        def read(start: int, stop: int) -> np.ndarray:
-            numbers = range(start // self.shard_rows, max(start, stop - 1) // self.shard_rows + 1)
-            firsts = [number * self.shard_rows for number in numbers]
-            parts = [
-                arrays[number][max(0, start - first) : stop - first]
-                for number, first in zip(numbers, firsts, strict=True)
-            ]
-            return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
+        paths = [self.path(number).absolute() for number in range(self.count)]
         truncated = sum(shard.truncated for shard in shards)
+        read = ShardReader(paths, self.shard_rows)
         return Vectors(self.key, self.home, len(self.prompts), shards[0].dimensions, truncated, read)
 
     def _whole(self, number: int) -> _Shard | None:
@@ -172,65 +168,63 @@ class _Store:
         path = self.path(number)
         whole = path.is_file() and hash_file(path) == shard.hash
         if not whole or np.load(path, mmap_mode="r").shape != (self.rows(number), shard.dimensions):
-            log.warning("%s is damaged or gone: made again.", path)
+            if number not in self.damaged:  # looked at again before it is made
+                log.warning("%s is damaged or gone: made again.", path)
+            self.damaged.add(number)
             return None
         return shard
 
-    def _make(self, missing: list[int], threads: int) -> dict[int, _Shard]:
-        if not missing:
-            return {}
+    def _make(self, missing: list[int], executor: Executor) -> dict[int, _Shard]:
+        made: dict[int, _Shard] = {}
         rows = sum(map(self.rows, missing))
         done = len(self.prompts) - rows
-        if done:
+        if missing and done:
             log.info(
                 "Resuming in %s: embedded already are %s of %s",
                 self.home,
                 f"{done:,}",
                 counted(len(self.prompts), "prompt"),
             )
+
+        def is_done(number: int) -> bool:
+            shard = self._whole(number)
+            if shard:
+                add(number, shard)
+            return shard is not None
+
+        def add(number: int, shard: _Shard) -> None:
+            made[number] = shard
+            bar.update(max(0, done + sum(map(self.rows, made)) - bar.n))  # what `advance` has not told
+
         with (
-            self.encoder.open() as session,
+            Claims(self.home, "{:05d}".format, is_done) as claims,
             progress(total=len(self.prompts), initial=done, desc="Embedding", unit="row") as bar,
         ):
-            threads = threads if session.parallel else 1
-            return {number: self._make_shard(number, session, threads, bar) for number in missing}
+            task = EncodeTask(self.encoder, bar.update)
+            for left in claims.rounds(missing):
+                found = executor.map(task, map(self._texts, claims.free(left)))
+                with self._refusals_explained(), contextlib.closing(found):
+                    for texts, encoded in found:
+                        add(texts.number, self._save(texts, encoded))
+                        claims.give_back(texts.number)
+        return made
 
-    def _make_shard(self, number: int, session: Session, threads: int, bar: progress) -> _Shard:
+    def _texts(self, number: int) -> ShardTexts:
         start = number * self.shard_rows
-        encoded = self._encode(start, start + self.rows(number), session, threads, bar)
-        self._check(encoded.vectors, start)
-        vectors, path = encoded.vectors.astype(self.encoder.dtype), self.path(number)
-        rows_left = sum(self.rows(later) for later in range(number, self.count) if not self.record(later))
-        with _full_disk_explained(self.home, rows_left * vectors[0].nbytes):
+        return ShardTexts(number, start, self.prompts.take(start, start + self.rows(number)))
+
+    def _save(self, texts: ShardTexts, encoded: ShardVectors) -> _Shard:
+        self._check(encoded.largest, texts.start)
+        number, vectors = texts.number, encoded.vectors
+        path = self.path(number)
+        with self._full_disk_explained(vectors[0].nbytes):
             write_atomic(path, _npy(vectors))
             shard = _Shard(hash_file(path), len(vectors), vectors.shape[1], encoded.truncated)
             content = json.dumps(asdict(shard)).encode()
             write_sealed(self._record(number), f"{self.key}/{number}", content)
         return shard
 
-    def _encode(self, start: int, stop: int, session: Session, threads: int, bar: progress) -> Encoded:
-        """Encode a shard, texts of like length together, so that little is padded."""
-        texts = self.prompts.take(start, stop)
-        by_length = np.argsort(-pc.binary_length(texts).to_numpy(), kind="stable")
-
-        def encode(first: int) -> Encoded:
-            block = by_length[first : first + session.block]
-            try:
-                return session.encode(texts.take(pa.array(block)).to_pylist())
-            except Unencodable as error:
-                raise self._refusal(start + block[list(error.texts)], error) from error
-
-        firsts, parts, truncated = range(0, len(texts), session.block), {}, 0
-        inline = zip(firsts, map(encode, firsts), strict=True)
-        for first, encoded in map_unordered(encode, firsts, threads) if threads > 1 else inline:
-            parts[first] = encoded.vectors
-            truncated += encoded.truncated
-            bar.update(len(encoded.vectors))
-        vectors = np.concatenate([parts[first] for first in firsts])
-        return Encoded(vectors[np.argsort(by_length)], truncated)
-
-    def _check(self, vectors: np.ndarray, start: int) -> None:
-        largest = np.abs(vectors).max(axis=1)
+    def _check(self, largest: np.ndarray, start: int) -> None:
         bad = np.flatnonzero(~(largest <= np.finfo(self.encoder.dtype).max))  # NaN is not <=
         if len(bad):
             fault = "not finite: the encoder fails on these prompts"
@@ -238,8 +232,27 @@ class _Store:
                 fault = f"too large for {self.encoder.dtype}; set encoder.dtype=float32"
             raise UserError(f"Vectors of {self._rows(start + bad)} of the collection are {fault}")
 
-    def _refusal(self, positions: np.ndarray, error: Unencodable) -> UserError:
-        return UserError(f"Prompts of {self._rows(positions)} of the collection: {error.reason}")
+    @contextlib.contextmanager
+    def _refusals_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Unencodable as error:
+            rows = self._rows(np.array(error.texts))
+            raise UserError(f"Prompts of {rows} of the collection: {error.reason}") from error
+
+    @contextlib.contextmanager
+    def _full_disk_explained(self, row_bytes: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            left = sum(self.rows(number) for number in range(self.count) if not self.record(number))
+            raise UserError(
+                f"{self.home} is full: the vectors still to be stored need {counted(left * row_bytes, 'byte')}. What "
+                "is there is whole: free some space, or move output_root to a larger disk, and run the same command "
+                "again"
+            ) from error
 
     def _rows(self, positions: np.ndarray) -> str:
         """Row numbers, for a message."""
@@ -269,16 +282,3 @@ def _npy(vectors: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, vectors)
     return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _full_disk_explained(folder: Path, size: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"{folder} is full: the vectors still to be stored need {counted(size, 'byte')}. What is there is whole: "
-            "free some space, or move output_root to a larger disk, and run the same command again"
-        ) from error

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from smart.config import counted
+from smart.config import UserError, counted
 from smart.reading import row_hashes
 from smart.runtime.files import hash_bytes
 from smart.runtime.locks import owned
@@ -33,7 +35,7 @@ class Vectors:
     truncated: int
     """Prompts that the encoder cut."""
     read: Callable[[int, int], np.ndarray]
-    """read(start, stop) gives rows start … stop - 1 in any float type."""
+    """read(start, stop) gives rows start … stop - 1 in any float type; can be pickled where workers are processes."""
 
     def __len__(self) -> int:
         return self.n
@@ -48,6 +50,48 @@ class Vectors:
         if step != 1:
             raise ValueError(f"vectors are read in order, but the slice has step {step}")
         return np.array(self.read(start, max(start, stop)), dtype=np.float32)
+
+
+class ShardReader:
+    """Reads rows of vectors that lie in .npy files, each mapped when it is first needed; can be pickled."""
+
+    def __init__(self, paths: Sequence[Path], shard_rows: int) -> None:
+        self._paths, self._shard_rows = tuple(paths), shard_rows
+        self._arrays: dict[int, np.ndarray] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardReader, (self._paths, self._shard_rows)
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        """Rows start … stop - 1; a view where they lie in one file."""
+        numbers = range(start // self._shard_rows, max(start, stop - 1) // self._shard_rows + 1)
+        firsts = [number * self._shard_rows for number in numbers]
+        parts = [
+            self._array(number)[max(0, start - first) : stop - first]
+            for number, first in zip(numbers, firsts, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _array(self, number: int) -> np.ndarray:
+        if number not in self._arrays:
+            self._arrays[number] = map_vectors(self._paths[number])
+        return self._arrays[number]
+
+
+def map_vectors(path: Path) -> np.ndarray:
+    """A .npy file, mapped.
+
+    Raises:
+        UserError: where it is not there, as for a worker on another machine.
+    """
+    try:
+        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: is not there on {platform.node()}",
+            "vectors must lie on a file system that all machines share, under the same name",
+        ) from error
+    return mapped
 
 
 @dataclass(frozen=True, eq=False)

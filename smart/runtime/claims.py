@@ -3,6 +3,9 @@
 A process claims a unit before it does it, and gives the claim back when the result is on disk. A claim is a lock on a
 small file, which the system frees when its holder dies. Claims only save work: a unit that two have done, on a file
 system without locks, has the same bytes.
+
+The files lie among the results and are named as drafts, so that whoever owns the folder removes what killed processes
+left. Making a file there also makes a network's file system look again at what others have put beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from smart.config import counted
-from smart.runtime.files import real
+from smart.runtime.files import PARTIAL, make_folder, real
 
 Unit = TypeVar("Unit", bound=Hashable)
 POLL = (0.05, 2.0)
@@ -45,12 +48,11 @@ class Claims(Generic[Unit]):
     def __init__(self, folder: Path, name: Callable[[Unit], str], is_done: Callable[[Unit], bool]) -> None:
         """
         Args:
-            folder: of the results. The claims lie beside it, while there are any.
-            name: of a unit's file, the same in every process.
+            folder: of the results.
+            name: of a unit, the same in every process.
             is_done: whether a unit's result is on disk; asked of units that this process holds.
         """
-        self._folder = real(folder).with_name(f".{real(folder).name}.claims")
-        self._name, self._is_done = name, is_done
+        self._folder, self._name, self._is_done = real(folder), name, is_done
         self._held: dict[str, int] = {}
         self._done: set[Unit] = set()
         self._told: set[str] = set()
@@ -63,11 +65,6 @@ class Claims(Generic[Unit]):
     ) -> None:
         for name in list(self._held):
             self._unlock(name)
-        with contextlib.suppress(OSError):
-            for left in self._folder.iterdir():  # by killed processes
-                if self._lock(left.name):
-                    self._unlock(left.name)
-            self._folder.rmdir()
 
     def rounds(self, units: Iterable[Unit]) -> Iterator[list[Unit]]:
         """Units that are not known to be done, again and again until all are.
@@ -117,18 +114,18 @@ class Claims(Generic[Unit]):
 
     def _holder(self, name: str) -> str:
         try:
-            return (self._folder / name).read_text()
+            return self._path(name).read_text()
         except OSError:
             return ""
 
+    def _path(self, name: str) -> Path:
+        return self._folder / f".{name}{PARTIAL}claim"
+
     def _lock(self, name: str) -> bool:
-        path = self._folder / name
+        path = self._path(name)
+        make_folder(self._folder)
         while True:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            except FileNotFoundError:  # the last of the others has just removed the folder
-                continue
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:  # else a file system without locks
@@ -147,7 +144,7 @@ class Claims(Generic[Unit]):
         with contextlib.suppress(
             OSError
         ):  # removed while it is held, so that nobody locks a file that is gone
-            (self._folder / name).unlink()
+            self._path(name).unlink()
         os.close(self._held.pop(name))
 
 

@@ -1,14 +1,79 @@
-"""Independent units of work on the cores of one machine."""
+"""Independent units of work, wherever they are done: on the cores of this machine, or on a cluster (`cluster.py`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import islice
-from typing import TypeVar
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Taken = TypeVar("Taken", contravariant=True)
+Given = TypeVar("Given", covariant=True)
+Outcomes = Generator[tuple[Item, Result], None, None]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What does units of a task, one after the other."""
+
+    threads: int
+    """That it may use."""
+    share: int
+    """Workers on its machine, which have equal parts of the memory."""
+
+
+class Task(Protocol[Taken, Given]):
+    """What workers do. The task, its items and its results can be pickled; results come back to be written."""
+
+    @property
+    def wide(self) -> bool:
+        """One worker on each machine, with all of its threads; else one on each core."""
+
+    @property
+    def gpu(self) -> bool:
+        """Each worker needs a GPU, where there are any."""
+
+    def open(self, worker: Worker) -> AbstractContextManager[Callable[[Taken], Given]]:
+        """Get a worker ready, once: what it does with each item, in one or several threads."""
+
+
+class Executor(Protocol):
+    """Where units of work are done."""
+
+    def map(self, task: Task[Item, Result], items: Iterable[Item]) -> Outcomes[Item, Result]:
+        """Yield (item, result) as they finish.
+
+        Items are asked for as workers have room, at most two for each of them; without any, nothing is opened. The
+        first error, or closing the iterator, stops the rest.
+        """
+
+
+@dataclass(frozen=True)
+class Threads:
+    """The cores of this machine.
+
+    Threads, not processes: the work is compiled code that frees the interpreter, the vectors stay where they are, and
+    no worker can be killed by itself.
+    """
+
+    threads: int
+
+    def map(self, task: Task[Item, Result], items: Iterable[Item]) -> Outcomes[Item, Result]:
+        """See `Executor.map`. A wide task is done in the calling thread."""
+        waiting = iter(items)
+        first = list(islice(waiting, 1))
+        if not first:
+            return
+        worker = Worker(self.threads, 1) if task.wide else Worker(1, self.threads)
+        with task.open(worker) as work:
+            if worker.share > 1:
+                yield from map_unordered(work, chain(first, waiting), worker.share)
+            else:
+                yield from ((item, work(item)) for item in chain(first, waiting))
 
 
 def map_unordered(
@@ -16,8 +81,7 @@ def map_unordered(
 ) -> Iterator[tuple[Item, Result]]:
     """Yield (item, work(item)) as they finish; at most 2 x threads items are under way or waiting.
 
-    Threads, not processes: the work is compiled code that frees the interpreter, the vectors stay where they are,
-    and no worker can be killed by itself. The first error, or closing the iterator, stops the rest.
+    The first error, or closing the iterator, stops the rest.
     """
     waiting = iter(items)
     pool = ThreadPoolExecutor(threads)

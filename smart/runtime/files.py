@@ -179,9 +179,9 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Return when everything in a folder is on disk, whichever library wrote it."""
+    """Return when everything in a folder is on disk, whichever library wrote it; drafts may be another process's."""
     for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder
-        if not path.is_symlink():
+        if not path.is_symlink() and PARTIAL not in path.name:
             sync(path)
     sync(folder)
 

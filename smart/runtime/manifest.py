@@ -241,6 +241,11 @@ def is_intact(folder: Path, key: str, *, files: bool = True, hashes: ContentHash
     return True
 
 
+def is_told(folder: Path, key: str) -> bool:
+    """True if a cache that looks at its files itself has its manifest; says so where that is damaged."""
+    return (folder / FILE).exists() and is_intact(folder, key, files=False)
+
+
 def _own_hash(manifest: Mapping[str, Any]) -> str:
     rest = {name: value for name, value in manifest.items() if name != "hash"}
     return hash_bytes([json.dumps(rest, sort_keys=True).encode()])

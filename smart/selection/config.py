@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +20,9 @@ from smart.config.types import Folder, Positive, RowCount, Rows
 from smart.embedding import Encoder, Precomputed
 from smart.mixture import Weighting
 from smart.mixture.exports import Export
+from smart.runtime.cluster import RayCluster
 from smart.runtime.common_config import CommonConfig
+from smart.runtime.executor import Executor, Threads
 from smart.submodular import SetFunction
 from smart.submodular.maximize import Optimizer
 from smart.submodular.resources import parse_memory
@@ -169,8 +173,15 @@ class SelectConfig(CommonConfig):
     memory_limit: MemoryLimit = option(None, role="free", in_run_names=True)
     """Bytes above the vectors, as a number or 4GB; None: 80 % of free memory."""
 
+    executor: Literal["threads", "ray"] = option("threads", role="free", added=True)
+    """Where embeddings and orderings are computed: on this machine, or on the workers of Ray."""
+
     def validate(self, problems: Problems) -> None:
         """Add what is wrong between options."""
+        if self.executor == "ray" and find_spec("ray") is None:
+            problems.add(
+                "executor", "ray", "Ray is not installed", f"pip install {shlex.quote('smart-instruct[ray]')}"
+            )
         if self.heldout_data and not self.decontaminate:
             problems.add(
                 "heldout_data", self.heldout_data, "is looked for only with decontaminate=report or drop"
@@ -194,6 +205,10 @@ class SelectConfig(CommonConfig):
     @property
     def cache(self) -> Path:
         return self.output_root / "cache"
+
+    def workers(self) -> Executor:
+        """Where embeddings and orderings are computed."""
+        return RayCluster(self.threads) if self.executor == "ray" else Threads(self.cores())
 
     def memory(self) -> int:
         """Bytes that orderings may use above the vectors."""

@@ -30,7 +30,7 @@ def choose_rows(config: SelectConfig, pool: Pool, vectors: Vectors | None, tasks
         try:
             with config.instance_fn.explained("instance_fn"):
                 orders = order_groups(
-                    make_orderer(config), vectors, groups.offsets, wanted, cache, config.cores()
+                    make_orderer(config), vectors, groups.offsets, wanted, cache, config.workers()
                 )
         except MemoryLimitError as error:
             raise UserError(f"instance_fn={config.instance_fn.name}: {error}") from error
@@ -60,7 +60,7 @@ def make_orderer(config: SelectConfig) -> Orderer:
     return Orderer(
         config.instance_fn.make,
         {"fn": config.deciding()["instance_fn"], **settings[config.optimizer]},
-        config.memory(),
+        None if config.memory_limit is None else config.memory(),
         config.optimizer,
         config.seed,
         config.instance_fn.single_threaded,

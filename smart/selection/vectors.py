@@ -28,7 +28,7 @@ def make_vectors(config: SelectConfig, pool: Pool) -> tuple[Vectors, TaskStatist
     """Vectors and task means; None where neither fn nor instance_fn needs any."""
     if not config.needs_vectors:
         return None
-    vectors = embed(pool.prompts, config.encoder, config.cache / "embeddings", threads=config.cores())
+    vectors = embed(pool.prompts, config.encoder, config.cache / "embeddings", executor=config.workers())
     return vectors, task_statistics(vectors, pool.groups.offsets, len(pool.groups.templates))
 
 

@@ -217,7 +217,7 @@ FREE_EVERYWHERE = {
     "tracker": "tracker.project=mine",
 }
 FREE: dict[str, dict[str, str]] = {
-    "select": {"memory_limit": "memory_limit=4GB", "export": "export=[swift]"},
+    "select": {"memory_limit": "memory_limit=4GB", "export": "export=[swift]", "executor": "executor=ray"},
     "train": {
         "save_steps": "save_steps=1",
         "eval_steps": "eval_steps=1",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -80,22 +80,46 @@ def die_while_encoding(folder: Path, after: int) -> None:
 
 def die_while_writing(folder: Path, shard: int) -> None:
     """Die with half of a shard in its temporary file."""
+    _die_writing(f"{shard:05d}.npy")
+    embed(prompts(), Fake(), folder, SHARD_ROWS)
+
+
+def _die_writing(name: str) -> None:
     write_bytes = Path.write_bytes
 
     def write(path: Path, content: bytes) -> int:
-        if f"{shard:05d}.npy" not in path.name:
+        if name not in path.name:
             return write_bytes(path, content)
         write_bytes(path, content[: len(content) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("alive")
 
     Path.write_bytes = write  # type: ignore[assignment,method-assign]
-    embed(prompts(), Fake(), folder, SHARD_ROWS)
 
 
-def embed_and_report(folder: Path, start: Barrier) -> None:
-    """Write how many prompts this process encoded."""
-    encoder = Fake(seconds=0.02)
-    start.wait()
-    embed(prompts(), encoder, folder, SHARD_ROWS)
-    (folder.parent / f"asked-{os.getpid()}").write_text(str(len(encoder.asked)))
+def embed_and_note() -> None:
+    """Embed beside two others; note each shard that is begun, and die in the second where the command line says so."""
+    place, killed = Path(sys.argv[1]), sys.argv[2]
+    pool = prompts()
+    numbers = {text: number // SHARD_ROWS for number, text in enumerate(pool.take(0, len(pool)).to_pylist())}
+    begun: list[int] = []
+
+    class Noting(Fake):
+        def encode(self, texts: list[str]) -> Encoded:
+            number = numbers[texts[0]]
+            if number not in begun:
+                begun.append(number)
+                with (place / "encoded").open("a") as file:
+                    file.write(f"{number}\n")
+                if killed == "encoding" and len(begun) == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if killed == "writing" and len(begun) == 2:
+                    _die_writing(f"{number:05d}.npy")
+            time.sleep(0.02)
+            return super().encode(texts)
+
+    Noting.__module__, Noting.__qualname__ = Fake.__module__, Fake.__qualname__
+    (place / f"ready-{os.getpid()}").touch()
+    while len(list(place.glob("ready-*"))) < 3:
+        time.sleep(0.005)
+    embed(pool, Noting(), place / "cache", SHARD_ROWS)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import pytest
 
 from smart.config import UserError
 from smart.embedding import embed, plan_embedding, store
+from smart.runtime.executor import Threads
 from smart.runtime.files import PARTIAL, hash_file
+from smart.runtime.manifest import is_told
+from tests.commands import ROOT, python
 
-from .examples import ROWS, SHARD_ROWS, Fake, die_while_encoding, die_while_writing, embed_and_report, prompts
+from .examples import ROWS, SHARD_ROWS, Fake, die_while_encoding, die_while_writing, prompts
 
 SPAWN = multiprocessing.get_context("spawn")
 SHARDS = -(-ROWS // SHARD_ROWS)
@@ -101,7 +105,7 @@ def test_killed_and_started_again_ends_with_the_same_bytes(
     child.join()
     assert child.exitcode == -signal.SIGKILL
     assert len(list(tmp_path.glob("killed/*/*.sealed"))) == whole
-    assert len(list(tmp_path.glob(f"killed/*/.*{PARTIAL}*"))) == (die is die_while_writing)
+    assert len(list(tmp_path.glob(f"killed/*/.*.npy{PARTIAL}*"))) == (die is die_while_writing)
     encoder = Fake()
     plan = plan_embedding(prompts(), encoder, tmp_path / "killed", SHARD_ROWS)
     assert (plan.rows, plan.bytes) == (ROWS - whole * SHARD_ROWS, (ROWS - whole * SHARD_ROWS) * 4 * 2)
@@ -176,15 +180,23 @@ def test_records_of_version_0_1_0_are_read(tmp_path: Path) -> None:
     assert len(encoder.asked) == ROWS - 6 * SHARD_ROWS
 
 
-def test_two_processes_make_the_vectors_once(tmp_path: Path) -> None:
-    start = SPAWN.Barrier(2)
-    children = [SPAWN.Process(target=embed_and_report, args=(tmp_path / "cache", start)) for _ in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0, 0]
-    assert sorted(int(path.read_text()) for path in tmp_path.glob("asked-*")) == [0, ROWS]
+@pytest.mark.parametrize("killed", [None, "encoding", "writing"])
+def test_processes_share_the_shards_and_each_is_made_once(tmp_path: Path, killed: str | None) -> None:
+    """Each notes what it encodes; one may kill itself at its second shard, which another makes then."""
+    undisturbed = shard_bytes(embed(prompts(), Fake(), tmp_path / "undisturbed", SHARD_ROWS).folder)
+    command = [python(), "-c", "from tests.embedding.examples import embed_and_note; embed_and_note()"]
+    told = [killed or "nothing", "nothing", "nothing"]
+    children = [subprocess.Popen([*command, str(tmp_path), die], cwd=ROOT) for die in told]
+    ends = [child.wait() for child in children]
+    assert [bool(end) for end in ends] == [bool(killed), False, False]
+    (home,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    assert shard_bytes(home) == undisturbed
+    assert sorted(path.name for path in home.glob(".*")) == []
+    encoded = Counter((tmp_path / "encoded").read_text().split())
+    again = [shard for shard, times in encoded.items() if times > 1]
+    assert len(encoded) == SHARDS
+    assert len(again) == (1 if killed else 0)
+    assert is_told(home, home.name)
 
 
 def fail(number: int) -> Callable[[Path, bytes], int]:
@@ -259,17 +271,17 @@ def test_vectors_that_cannot_be_stored_name_their_rows(tmp_path: Path) -> None:
 def test_threads_share_the_blocks_of_a_parallel_session(tmp_path: Path, threads: int) -> None:
     wanted = shard_bytes(embed(prompts(), Fake(), tmp_path / "one", SHARD_ROWS).folder)
     encoder = Fake(parallel=True, seconds=0.01)
-    vectors = embed(prompts(), encoder, tmp_path, threads=threads)
+    vectors = embed(prompts(), encoder, tmp_path, executor=Threads(threads))
     np.testing.assert_array_equal(vectors[:], expected(prompts()).astype("float16"))
     assert len(encoder.threads) == threads
     assert sorted(encoder.asked) == sorted(prompts().texts.to_pylist())
-    again = embed(prompts(), Fake(parallel=True), tmp_path / "many", SHARD_ROWS, threads=threads)
+    again = embed(prompts(), Fake(parallel=True), tmp_path / "many", SHARD_ROWS, Threads(threads))
     assert shard_bytes(again.folder) == wanted
 
 
 def test_a_session_that_is_not_parallel_is_called_by_the_callers_thread_alone(tmp_path: Path) -> None:
     encoder = Fake()
-    embed(prompts(), encoder, tmp_path, SHARD_ROWS, threads=3)
+    embed(prompts(), encoder, tmp_path, SHARD_ROWS, Threads(3))
     assert encoder.threads == {threading.get_ident()}
 
 
@@ -280,4 +292,4 @@ def test_texts_that_an_encoder_refuses_are_told_by_their_rows(tmp_path: Path, th
     with pytest.raises(
         UserError, match=r"^Prompts of rows 2, 6 of the collection: too odd; drop these rows$"
     ):
-        embed(pool, encoder, tmp_path, threads=threads)
+        embed(pool, encoder, tmp_path, executor=Threads(threads))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 from smart.runtime import claims
 from smart.runtime.claims import Claims
 from smart.runtime.files import recover, write_atomic
+from smart.runtime.locks import owned
+from smart.runtime.manifest import write_manifest
 from tests.commands import python
 
 
@@ -46,7 +49,7 @@ def test_several_share_the_units_and_each_is_done_once(tmp_path: Path) -> None:
         thread.join()
     assert sorted(unit for one in done for unit in one) == list(units)
     assert sum(map(bool, done)) == 4
-    assert [path.name for path in tmp_path.iterdir()] == ["key"], "no claim is left"
+    assert {path.name for path in folder.iterdir()} == set(map(str, units)), "no claim is left"
 
 
 def test_alone_units_are_done_in_their_order(tmp_path: Path) -> None:
@@ -99,9 +102,10 @@ def test_what_a_killed_process_held_is_done_by_others(tmp_path: Path) -> None:
     folder = tmp_path / "key"
     killed = subprocess.run([python(), "-c", KILLED, str(folder)])
     assert killed.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
-    assert len(list((tmp_path / ".key.claims").iterdir())) == 3
+    assert len(list(folder.iterdir())) == 3
     assert work(folder, range(2), 0) == [0, 1]
-    assert [path.name for path in tmp_path.iterdir()] == ["key"], "not even the claim that nobody wanted"
+    with owned(folder):
+        assert {path.name for path in folder.iterdir()} == {"0", "1"}, "nor the claim that nobody wanted"
 
 
 def test_a_failure_gives_back_what_was_held(tmp_path: Path) -> None:
@@ -122,7 +126,16 @@ def test_without_locks_all_is_done_by_everyone(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("fcntl.flock", flock)
     with claims_on(tmp_path / "key") as ours, claims_on(tmp_path / "key") as theirs:
         assert list(ours.free(range(3))) == list(theirs.free(range(3))) == [0, 1, 2]
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob(".*")) == []
+
+
+def test_the_owner_of_a_folder_leaves_claims_that_are_held(tmp_path: Path) -> None:
+    with claims_on(tmp_path) as ours, claims_on(tmp_path) as theirs:
+        assert list(ours.free([0, 1])) == [0, 1]
+        with owned(tmp_path):
+            assert list(theirs.free([0, 1])) == []
+            write_manifest(tmp_path, {"kind": "example", "key": "key"})
+            assert json.loads((tmp_path / "manifest.json").read_text())["files"] == {}
 
 
 def test_whoever_tidies_a_folder_leaves_the_drafts_of_living_writers(tmp_path: Path) -> None:

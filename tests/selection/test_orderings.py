@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smart.runtime.executor import Threads
 from smart.selection import orderings
 from smart.selection.config import FunctionChoice
 from smart.selection.orderings import Orderer, order_groups, orderings_key
@@ -40,7 +41,7 @@ def test_large_groups_get_all_threads_unless_their_function_has_no_use_for_them(
     monkeypatch.setattr(orderings, "ALONE", 50)
     offsets = np.array([0, 60, 70, 130])
     watched = Watched(GraphCut, {"fn": "graphcut"}, 2**30, single_threaded=single_threaded)
-    orders = order_groups(watched, Rows(clustered(130)), offsets, [0, 1, 2], tmp_path, threads=2)
+    orders = order_groups(watched, Rows(clustered(130)), offsets, [0, 1, 2], tmp_path, Threads(2))
     assert {group: sorted(order) for group, order in orders.items()} == {
         0: list(range(60)),
         1: list(range(10)),
@@ -63,7 +64,7 @@ def order(root: Path, seed: int = 0) -> tuple[dict[int, list[int]], list[int], P
     vectors = Rows(clustered(90))
     vectors.key = f"rows {seed}"
     watched = Watched(GraphCut, {"fn": "graphcut"}, 2**30)
-    orders = order_groups(watched, vectors, OFFSETS, [0, 1, 2], root, threads=1)
+    orders = order_groups(watched, vectors, OFFSETS, [0, 1, 2], root, Threads(1))
     shard = min((root / orderings_key(watched, vectors.key, OFFSETS)).glob("*.sealed"))
     return (
         {g: order.tolist() for g, order in orders.items()},
@@ -119,5 +120,5 @@ def test_a_function_that_gives_no_permutation_is_refused(
     monkeypatch.setattr(Orderer, "order", lambda self, X, threads, share: np.zeros(len(X), np.int64))
     orderer = Orderer(GraphCut, {"fn": "stuck"}, 2**30)
     with pytest.raises(ValueError, match="is no permutation of its 30 rows"):
-        order_groups(orderer, Rows(clustered(90)), OFFSETS, [0], tmp_path, threads=1)
+        order_groups(orderer, Rows(clustered(90)), OFFSETS, [0], tmp_path, Threads(1))
     assert not list(tmp_path.rglob("*.sealed"))

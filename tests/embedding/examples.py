@@ -80,26 +80,32 @@ def die_while_encoding(folder: Path, after: int) -> None:
 
 def die_while_writing(folder: Path, shard: int) -> None:
     """Die with half of a shard in its temporary file."""
-    _die_writing(f"{shard:05d}.npy")
+    _die_writing(f"{shard:05d}.npy", folder)
     embed(prompts(), Fake(), folder, SHARD_ROWS)
 
 
-def _die_writing(name: str) -> None:
+def _die(place: Path) -> None:
+    place.mkdir(exist_ok=True)
+    (place / "died").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_writing(name: str, place: Path) -> None:
     write_bytes = Path.write_bytes
 
     def write(path: Path, content: bytes) -> int:
         if name not in path.name:
             return write_bytes(path, content)
         write_bytes(path, content[: len(content) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
+        _die(place)
         raise AssertionError("alive")
 
     Path.write_bytes = write  # type: ignore[assignment,method-assign]
 
 
 def embed_and_note() -> None:
-    """Embed beside two others; note each shard that is begun, and die in the second where the command line says so."""
-    place, killed = Path(sys.argv[1]), sys.argv[2]
+    """Embed beside two others; note each shard that is begun. The command line says how to die in the second."""
+    place, told = Path(sys.argv[1]), sys.argv[2]
     pool = prompts()
     numbers = {text: number // SHARD_ROWS for number, text in enumerate(pool.take(0, len(pool)).to_pylist())}
     begun: list[int] = []
@@ -111,10 +117,12 @@ def embed_and_note() -> None:
                 begun.append(number)
                 with (place / "encoded").open("a") as file:
                     file.write(f"{number}\n")
-                if killed == "encoding" and len(begun) == 2:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                if killed == "writing" and len(begun) == 2:
-                    _die_writing(f"{number:05d}.npy")
+                if len(begun) == 2 and told == "encoding":
+                    _die(place)
+                if len(begun) == 2 and told == "writing":
+                    _die_writing(f"{number:05d}.npy", place)
+            while told == "await a death" and not (place / "died").exists():
+                time.sleep(0.005)
             time.sleep(0.02)
             return super().encode(texts)
 

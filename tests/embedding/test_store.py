@@ -182,10 +182,11 @@ def test_records_of_version_0_1_0_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("killed", [None, "encoding", "writing"])
 def test_processes_share_the_shards_and_each_is_made_once(tmp_path: Path, killed: str | None) -> None:
-    """Each notes what it encodes; one may kill itself at its second shard, which another makes then."""
+    """Each notes what it encodes; one may kill itself at its second shard, which another makes then: the others go on
+    when it has, so that it gets there."""
     undisturbed = shard_bytes(embed(prompts(), Fake(), tmp_path / "undisturbed", SHARD_ROWS).folder)
     command = [python(), "-c", "from tests.embedding.examples import embed_and_note; embed_and_note()"]
-    told = [killed or "nothing", "nothing", "nothing"]
+    told = [killed or "nothing", *2 * ["await a death" if killed else "nothing"]]
     children = [subprocess.Popen([*command, str(tmp_path), die], cwd=ROOT) for die in told]
     ends = [child.wait() for child in children]
     assert [bool(end) for end in ends] == [bool(killed), False, False]

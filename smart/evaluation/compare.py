@@ -24,7 +24,7 @@ from smart.evaluation.statistics import (
 from smart.runtime.escapes import csv_lines, markdown
 from smart.runtime.files import atomic_folder, write_atomic
 from smart.runtime.manifest import make_key, write_manifest
-from smart.runtime.plot_style import COLOURS, save_figure, style
+from smart.runtime.plot_style import COLOURS, new_figure, save_figure, style
 
 VERSION = 3
 
@@ -234,10 +234,9 @@ def _write_table(path: Path, rows: Sequence[Comparison]) -> None:
 
 
 def _draw(path: Path, rows: Sequence[Comparison]) -> None:
-    from matplotlib import pyplot
-
     with style():
-        figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.45 * len(rows)))
+        figure = new_figure(9, 1.6 + 0.45 * len(rows))
+        axes = figure.subplots()
         for place, row in enumerate(rows):
             at, colour = row.difference.interval, COLOURS[0] if row.significant else "#888888"
             if at.known:

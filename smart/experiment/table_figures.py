@@ -20,7 +20,7 @@ from smart.experiment.status import is_done
 from smart.experiment.table import TableRow
 from smart.mixture.budgets import read_tasks
 from smart.runtime.names import joined
-from smart.runtime.plot_style import COLOURS, log_scale, save_figure, style
+from smart.runtime.plot_style import COLOURS, log_scale, new_figure, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,13 +85,10 @@ def palette(grid: Grid) -> dict[str, str]:
 def _panels(
     metrics: Sequence[Metric], height: float = 3.6, same_rows: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    from matplotlib import pyplot
-
     columns = min(2, len(metrics))
     lines = -(-len(metrics) // columns)
-    figure, axes = pyplot.subplots(
-        lines, columns, figsize=(5.2 * columns, height * lines), squeeze=False, sharey=same_rows
-    )
+    figure = new_figure(5.2 * columns, height * lines)
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=same_rows)
     flat = list(axes.ravel())
     for unused in flat[len(metrics) :]:
         unused.set_visible(False)
@@ -256,15 +253,14 @@ def mixtures(study: Study, apart: Sequence[str] = ()) -> dict[str, Cell]:
 
 
 def _budgets(study: Study) -> Figure | None:
-    from matplotlib import pyplot
-
     cells = dict(list(mixtures(study, ["select.instance_fn"]).items())[:_LINES])
     found = {name: read_tasks(cell.runs[0].folder / "tasks.csv") for name, cell in cells.items()}
     if not found:
         return None
     sizes = {joined(t["submixture"], t["task_name"]): int(t["size"]) for t in next(iter(found.values()))}
     tasks = sorted(sizes, key=lambda task: -sizes[task])
-    figure, axes = pyplot.subplots(figsize=(10.4, 4.4))
+    figure = new_figure(10.4, 4.4)
+    axes = figure.subplots()
     place = np.arange(1, len(tasks) + 1)
     axes.step(place, [sizes[task] for task in tasks], where="mid", color="#bbbbbb", label="rows in the pool")
     colours, used = palette(study.grid), dict[str, int]()
@@ -290,8 +286,6 @@ def _budgets(study: Study) -> Figure | None:
 
 
 def _gains(study: Study) -> Figure | None:
-    from matplotlib import pyplot
-
     found: dict[tuple[float, ...], tuple[str, str]] = {}
     colours = palette(study.grid)
     for name, cell in mixtures(study, ["select.instance_fn", "select.budget"]).items():
@@ -305,7 +299,8 @@ def _gains(study: Study) -> Figure | None:
             found.setdefault(tuple(gain for _, gain in picks), (name, colour))
     if not found:
         return None
-    figure, axes = pyplot.subplots(figsize=(10.4, 4))
+    figure = new_figure(10.4, 4)
+    axes = figure.subplots()
     for gains, (name, colour) in found.items():
         axes.plot(range(1, len(gains) + 1), gains, ".-", color=colour, label=name)
     axes.set(xlabel="pick", ylabel="marginal gain")

@@ -20,6 +20,7 @@ from smart.mixture.turns import Layout, describe_turns
 from smart.reading import CONVERSATION, RowView
 from smart.runtime.files import atomic_folder
 from smart.runtime.manifest import write_manifest
+from smart.runtime.progress import Clock
 from smart.templates import SEPARATOR
 
 # TRL's trainer wants the response under this name, and joins the two with nothing between: hence the separator.
@@ -38,6 +39,7 @@ def write_mixture(
     separator: str = SEPARATOR,
     task_embeddings: np.ndarray | None = None,
     log: str = "",
+    clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Write the mixture; `folder` is whole afterwards, or as it was before on an error.
 
@@ -54,6 +56,7 @@ def write_mixture(
         separator: between prompt and response, where both are joined. Conversations have none.
         task_embeddings: float (tasks, d), for the map of the tasks; None for no map.
         log: what the run said, kept as select.log.
+        clock: of whose stages the manifest tells the seconds, this one included.
 
     Returns:
         The manifest as written.
@@ -79,6 +82,8 @@ def write_mixture(
         card = render_card(folder.name, tasks, held_out, manifest, figures, turns)
         (draft / "README.md").write_text(card, encoding="utf-8")
         (draft / "select.log").write_text(log, encoding="utf-8")
+        if clock:
+            manifest = {**manifest, "seconds": clock.seconds}
         content = write_manifest(draft, manifest)
     return content
 

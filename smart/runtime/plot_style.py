@@ -23,7 +23,6 @@ def style() -> Iterator[None]:
     """Draw inside this: no display needed, white ground, light grid, legible type."""
     import matplotlib
 
-    matplotlib.use("Agg")
     settings: Any = {
         "figure.figsize": (9, 5),
         "figure.constrained_layout.use": True,
@@ -55,10 +54,14 @@ def log_scale(axes: Axes, axis: Literal["x", "y"]) -> None:
     one.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG and free the figure."""
-    from matplotlib import pyplot
+def new_figure(width: float | None = None, height: float | None = None) -> Figure:
+    """An empty figure, in inches; without pyplot, which takes long to import and keeps every figure."""
+    from matplotlib.figure import Figure
 
+    return Figure() if width is None or height is None else Figure((width, height))
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
-    pyplot.close(figure)

@@ -37,10 +37,20 @@ class Clock:
     """Seconds spent in each stage: `with clock("tasks"): ...`"""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self._begun = time.perf_counter()
+        self._done: dict[str, float] = {}
+        self._open: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
+        self._open[stage] = time.perf_counter()
         yield
-        self.seconds[stage] = round(time.perf_counter() - started, 3)
+        self._done[stage] = time.perf_counter() - self._open.pop(stage)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of each stage, of one that goes on as far as it has come; and `total`, since the clock was made."""
+        now = time.perf_counter()
+        going_on = {stage: now - begun for stage, begun in self._open.items()}
+        every = {**self._done, **going_on, "total": now - self._begun}
+        return {stage: round(seconds, 3) for stage, seconds in every.items()}

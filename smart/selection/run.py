@@ -36,6 +36,7 @@ from smart.selection.keys import mixture_key
 from smart.selection.pool import Pool, read_pool
 from smart.selection.tasks import budget_tasks, resolve_sizes
 from smart.selection.vectors import distinct_in_groups, few_distinct, input_keys, make_vectors
+from smart.submodular import single_threaded_blas
 
 log = logging.getLogger(__name__)
 
@@ -206,20 +207,21 @@ def _write(
         "warnings": selection.warnings,
         "approximation": selection.approximation,
         "versions": versions("numpy", "pyarrow", "numba"),
-        "seconds": clock.seconds,
         "peak_memory": peak_memory(),
     }
-    write_mixture(
-        folder,
-        selection.rows,
-        validation,
-        selection.tasks,
-        manifest,
-        seed=config.seed,
-        separator=config.separator,
-        task_embeddings=selection.task_means,
-        log=log_so_far(),
-    )
+    with clock("writing"), single_threaded_blas():  # the map of the tasks would take all cores
+        write_mixture(
+            folder,
+            selection.rows,
+            validation,
+            selection.tasks,
+            manifest,
+            seed=config.seed,
+            separator=config.separator,
+            task_embeddings=selection.task_means,
+            log=log_so_far(),
+            clock=clock,
+        )
 
 
 def _validation_rows(config: SelectConfig, pool: Pool) -> RowView | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +21,22 @@ from smart.model.pretrained import read_tokenizer
 from smart.model.tokens import fits
 from smart.reading import CONVERSATION, RowView
 from smart.runtime.files import hash_bytes
+from smart.runtime.locks import owned
+from smart.runtime.manifest import make_key
+from smart.runtime.plans import may_write
 from smart.runtime.progress import progress
+from smart.runtime.sealed import read_sealed, write_sealed
 from smart.selection.config import SelectConfig
 from smart.selection.decontamination import Contamination, look_for_benchmarks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
 BATCH = 5_000
+FIT_VERSION = 1
+"""Raised whenever other rows fit into the same length."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ def read_pool(config: SelectConfig) -> Pool:
             raise UserError("decontaminate=drop: every row of the collection holds a benchmark's question")
     if config.tokenizer:
         whole = len(rows)
-        rows = _trainable(rows, config.tokenizer, config.max_length, config.separator)
+        rows = rows.keep(_trainable(config, config.tokenizer, rows, _rows_key(collection, rows)))
         drops["train"]["longer_than_max_length"] = whole - len(rows)
         reason = f"the response alone is longer than max_length={config.max_length} tokens"
         if CONVERSATION in rows.column_names:
@@ -96,9 +106,14 @@ def read_pool(config: SelectConfig) -> Pool:
 def _prompts(
     config: SelectConfig, collection: Collection, rows: RowView, groups: Groups, rows_read: int
 ) -> Prompts:
-    kept = hash_bytes([collection.fingerprint.encode(), rows.rows.tobytes()])
-    memory = Memory(config.cache / "prompts" / f"{kept}.sealed", kept)
+    key = _rows_key(collection, rows)
+    memory = Memory(config.cache / "prompts" / f"{key}.sealed", key)
     return Prompts(rows.texts["inputs"], rows.positions[groups.order], _row_numbers(rows), rows_read, memory)
+
+
+def _rows_key(collection: Collection, rows: RowView) -> str:
+    """Names the rows of a collection that are kept."""
+    return hash_bytes([collection.fingerprint.encode(), rows.rows.view(np.uint8).data])
 
 
 def _row_numbers(rows: RowView) -> np.ndarray | None:
@@ -110,21 +125,50 @@ def _row_numbers(rows: RowView) -> np.ndarray | None:
     return numbers
 
 
-def _trainable(rows: RowView, tokenizer_name: str, max_length: int, separator: str) -> RowView:
+def _trainable(config: SelectConfig, tokenizer_name: str, rows: RowView, rows_key: str) -> np.ndarray:
+    """bool (n,): rows of which training would have an answer left. A sweep measures once."""
     tokenizer = read_tokenizer(f"tokenizer={tokenizer_name}", tokenizer_name)
+    key = _fit_key(config, tokenizer, rows_key)
+    file = config.cache / "trainable" / f"{key}.sealed"
+    if key is None:
+        return _measure(config, tokenizer, rows)
+    if (known := read_sealed(file, key)) is not None:
+        return np.unpackbits(np.frombuffer(known, np.uint8), count=len(rows)).astype(bool)
+    if not may_write():
+        return _measure(config, tokenizer, rows)
+    with owned(file):
+        if (known := read_sealed(file, key)) is None:
+            known = np.packbits(_measure(config, tokenizer, rows)).tobytes()
+            write_sealed(file, key, known)
+    return np.unpackbits(np.frombuffer(known, np.uint8), count=len(rows)).astype(bool)
+
+
+def _fit_key(config: SelectConfig, tokenizer: PreTrainedTokenizerBase, rows_key: str) -> str | None:
+    """Names what is measured; None for a tokenizer that can't be named by what it does."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    template = json.dumps(tokenizer.chat_template, sort_keys=True)
+    asked = {"max_length": config.max_length, "separator": config.separator}
+    return make_key(
+        asked, [rows_key, hash_bytes([backend.to_str().encode(), template.encode()])], FIT_VERSION
+    )
+
+
+def _measure(config: SelectConfig, tokenizer: PreTrainedTokenizerBase, rows: RowView) -> np.ndarray:
     turns = CONVERSATION in rows.column_names
     form = ChatFormat.of(tokenizer) if turns else None
 
     def trainable(batch: pa.Table) -> np.ndarray:
         if form is not None:
             conversations = list(map(from_json, batch[CONVERSATION].to_pylist()))
-            return conversations_fit(form, tokenizer, conversations, max_length)
+            return conversations_fit(form, tokenizer, conversations, config.max_length)
         return fits(
             tokenizer,
             batch["inputs"].to_pylist(),
             batch["targets"].to_pylist(),
-            max_length,
-            separator=separator,
+            config.max_length,
+            separator=config.separator,
         )
 
     keep = []
@@ -132,4 +176,4 @@ def _trainable(rows: RowView, tokenizer_name: str, max_length: int, separator: s
         for batch in rows.batches(BATCH):
             keep.append(trainable(batch))
             bar.update(len(batch))
-    return rows.keep(np.concatenate(keep))
+    return np.concatenate(keep)

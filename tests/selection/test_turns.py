@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 import smart
 from smart.conversation import from_json
 from smart.runtime.manifest import read_manifest
+from smart.selection import pool
 from smart.training.data import read_mixture
 from tests.collection.test_conversations import turns
 
@@ -72,7 +73,7 @@ def test_random_rows_nest(files: dict[str, Any]) -> None:
 
 
 def test_conversations_that_the_template_cannot_carry_or_that_are_too_long_are_left_out(
-    files: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    files: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vocabulary = {word: n for n, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -80,10 +81,9 @@ def test_conversations_that_the_template_cannot_carry_or_that_are_too_long_are_l
     PreTrainedTokenizerFast(
         tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=TEMPLATE
     ).save_pretrained(str(tmp_path / "tokenizer"))
-    made = smart.select(
-        **{**files, "budget": "100%", "tokenizer": str(tmp_path / "tokenizer"), "max_length": 40, "fn": "random",
-           "instance_fn": "random"}
-    )  # fmt: skip
+    options = {**files, "tokenizer": str(tmp_path / "tokenizer"), "max_length": 40, "fn": "random",
+               "instance_fn": "random"}  # fmt: skip
+    made = smart.select(**{**options, "budget": "100%"})
     kept = [
         from_json(text)["messages"] for text in read_mixture(str(made.path)).train["conversation"].to_pylist()
     ]
@@ -93,3 +93,5 @@ def test_conversations_that_the_template_cannot_carry_or_that_are_too_long_are_l
     assert (
         "Left out 7 of 61 train rows: the template cannot carry them, or no answer fits into" in caplog.text
     )
+    monkeypatch.setattr(pool, "_measure", None)  # a sweep measures once
+    assert smart.select(**{**options, "budget": "50%"}).manifest["drops"] == made.manifest["drops"]

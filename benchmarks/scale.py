@@ -256,7 +256,9 @@ def _table(head: list[str], lines: list[list[str]]) -> str:
 
 
 def draw(runs: Runs, path: Path) -> None:
-    from smart.runtime.plot_style import COLOURS, new_figure, save_figure, style
+    from matplotlib.ticker import NullLocator
+
+    from smart.runtime.plot_style import COLOURS, log_scale, new_figure, save_figure, style
 
     sizes = sorted(runs)
     with style():
@@ -268,20 +270,22 @@ def draw(runs: Runs, path: Path) -> None:
                 run["from nothing"].cpu if stage == "CPU, all" else run["from nothing"].seconds[stage]
                 for run in (runs[size] for size in sizes)
             ]
-            left.loglog(sizes, found, "o-", color=colour, label=stage)
+            left.plot(sizes, found, "o-", color=colour, label=stage)
         ideal = np.array(sizes) / sizes[-1] * runs[sizes[-1]]["from nothing"].cpu
-        left.loglog(sizes, ideal, "--", color="#999999", label="linear")
+        left.plot(sizes, ideal, "--", color="#999999", label="linear")
         left.set(title="Seconds from nothing, one thread", xlabel="rows", ylabel="seconds")
         left.legend(fontsize=8)
         for name, colour in zip(RUNS, COLOURS, strict=False):
-            right.loglog(
+            right.plot(
                 sizes, [runs[size][name].anonymous / 1e6 for size in sizes], "o-", color=colour, label=name
             )
         right.set(title="Memory held (peak of RssAnon)", xlabel="rows", ylabel="MB")
         right.legend(fontsize=8)
         for axes in (left, right):
+            log_scale(axes, "x")
+            log_scale(axes, "y")
             axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-            axes.minorticks_off()
+            axes.xaxis.set_minor_locator(NullLocator())
         save_figure(figure, path)
 
 

@@ -18,6 +18,7 @@ from smart.runtime.content import ContentHashes
 from smart.runtime.locks import owned
 from smart.runtime.manifest import cached_folder, is_intact, make_key
 from smart.runtime.plans import may_write
+from smart.runtime.progress import progress
 
 VERSION = 1
 """Raised whenever the same file is read as other rows."""
@@ -83,7 +84,8 @@ def _convert(
     folder: Path, path: str, digest: str, renamed: Mapping[str, str], more: Sequence[str]
 ) -> dict[str, Any]:
     def keep(batches: Batches) -> dict[str, pa.ChunkedArray]:
-        write_arrow(folder / _ARROW, batches)
+        with progress(desc=f"Reading {Path(path).name}", unit=" rows") as bar:
+            write_arrow(folder / _ARROW, _told(batches, bar))
         return _columns(folder)
 
     rows = read_shaped(path, renamed, more, keep)
@@ -100,6 +102,12 @@ def _convert(
     }
     (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
     return {"counts": {"rows": rows.count}}
+
+
+def _told(batches: Batches, bar: progress) -> Batches:
+    for batch in batches:
+        yield batch
+        bar.update(len(next(iter(batch.values()))))
 
 
 def _columns(folder: Path) -> dict[str, pa.ChunkedArray]:

@@ -1,19 +1,15 @@
-"""The contract of an encoder, and the default one, whose weights lie inside its package."""
+"""The contract of an encoder."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from smart.config import Problems, nearest
-from smart.embedding.long_texts import embed
 
 DTYPES = ("float16", "float32")
 
@@ -116,44 +112,3 @@ def validate_dtype(dtype: str, problems: Problems) -> None:
     """Add a problem for a dtype in which vectors cannot be stored."""
     if dtype not in DTYPES:
         problems.add("encoder.dtype", dtype, "vectors cannot be stored so", nearest(dtype, DTYPES))
-
-
-@dataclass(frozen=True)
-class WordLlama(Encoder):
-    """Mean of static token embeddings, 256 dimensions (https://github.com/dleemiller/WordLlama, MIT).
-
-    No download and no GPU: the weights are inside the package. The whole prompt is pooled, nothing is cut.
-    """
-
-    normalize: bool = True
-    """Scale each vector to unit length, so that every prompt weighs the same in its task's mean."""
-    dtype: str = "float16"
-    """How vectors are stored: float16 or float32."""
-
-    def identity(self) -> dict[str, Any]:
-        return {
-            "encoder": "wordllama/l2_supercat",
-            "revision": metadata.version("wordllama"),
-            "dimensions": self.width(),
-            "pooling": "mean",
-            "max_length": None,
-            "normalize": self.normalize,
-        }
-
-    def width(self) -> int:
-        return 256
-
-    def validate(self, problems: Problems) -> None:
-        validate_dtype(self.dtype, problems)
-
-    def open(self) -> AbstractContextManager[Session]:
-        import wordllama
-
-        # Its loader looks for the tokenizer under cache_dir alone, and would download what the package holds.
-        package = Path(wordllama.__file__).parent
-        model = wordllama.WordLlama.load(cache_dir=package, dim=self.width(), disable_download=True)
-
-        def encode(texts: list[str]) -> Encoded:
-            return Encoded(embed(model, texts, self.normalize), truncated=0)
-
-        return nullcontext(Session(encode, block=4096))

@@ -12,8 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smart.embedding.encoders import Encoded, Encoder, Session, Unencodable
+from smart.embedding.encoders import Encoder, Session, Unencodable
 from smart.runtime.executor import Worker, map_unordered
+
+BLOCK_BYTES = 1 << 25
+"""Text that an encoder gets at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,24 +66,39 @@ class EncodeTask:
     def _encode(self, session: Session, threads: int, shard: ShardTexts) -> ShardVectors:
         """Encode texts of like length together, so that little is padded."""
         texts = shard.texts
-        by_length = np.argsort(-pc.binary_length(texts).to_numpy(), kind="stable")
+        lengths = pc.binary_length(texts).to_numpy()
+        by_length = np.argsort(-lengths, kind="stable")
 
-        def encode(first: int) -> Encoded:
-            block = by_length[first : first + session.block]
+        def encode(block: range) -> ShardVectors:
+            positions = by_length[block.start : block.stop]
             try:
-                return session.encode(texts.take(pa.array(block)).to_pylist())
+                vectors, truncated = session.encode(texts.take(pa.array(positions)).to_pylist())
             except Unencodable as error:
-                positions = shard.start + block[list(error.texts)]
-                raise Unencodable(positions.tolist(), error.reason) from error
+                refused = shard.start + positions[list(error.texts)]
+                raise Unencodable(refused.tolist(), error.reason) from error
+            with np.errstate(over="ignore"):  # told by `largest`
+                stored = vectors.astype(self.encoder.dtype)
+            return ShardVectors(stored, np.abs(vectors).max(axis=1), truncated)
 
-        firsts, parts, truncated = range(0, len(texts), session.block), {}, 0
-        inline = zip(firsts, map(encode, firsts), strict=True)
-        for first, encoded in map_unordered(encode, firsts, threads) if threads > 1 else inline:
-            parts[first] = encoded.vectors
-            truncated += encoded.truncated
+        blocks, parts = list(_blocks(lengths[by_length], session.block)), dict[int, ShardVectors]()
+        inline = zip(blocks, map(encode, blocks), strict=True)
+        for block, part in map_unordered(encode, blocks, threads) if threads > 1 else inline:
+            parts[block.start] = part
             if self.advance:
-                self.advance(len(encoded.vectors))
-        vectors = np.concatenate([parts[first] for first in firsts])[np.argsort(by_length)]
-        with np.errstate(over="ignore"):  # told by `largest`
-            stored = vectors.astype(self.encoder.dtype)
-        return ShardVectors(stored, np.abs(vectors).max(axis=1), truncated)
+                self.advance(len(block))
+        ordered, places = [parts[block.start] for block in blocks], np.argsort(by_length)
+        return ShardVectors(
+            np.concatenate([part.vectors for part in ordered])[places],
+            np.concatenate([part.largest for part in ordered])[places],
+            sum(part.truncated for part in ordered),
+        )
+
+
+def _blocks(lengths: np.ndarray, most: int) -> Iterator[range]:
+    """Places of up to `most` texts at a time: fewer where they are long, of BLOCK_BYTES together, or one."""
+    ends, start = np.cumsum(lengths), 0
+    while start < len(lengths):
+        fit = int(np.searchsorted(ends, ends[start] - lengths[start] + BLOCK_BYTES, side="right"))
+        block = range(start, min(start + most, max(start + 1, fit)))
+        yield block
+        start = block.stop

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from smart.config import UserError
-from smart.embedding import embed, plan_embedding, store
+from smart.embedding import Encoded, embed, encoding, plan_embedding, store
 from smart.runtime.executor import Threads
 from smart.runtime.files import PARTIAL, hash_file
 from smart.runtime.manifest import is_told
@@ -294,3 +294,20 @@ def test_texts_that_an_encoder_refuses_are_told_by_their_rows(tmp_path: Path, th
         UserError, match=r"^Prompts of rows 2, 6 of the collection: too odd; drop these rows$"
     ):
         embed(pool, encoder, tmp_path, executor=Threads(threads))
+
+
+def test_blocks_are_small_where_texts_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for texts is bounded by their bytes, not only by their count; vectors are the same."""
+    wanted = shard_bytes(embed(prompts(), Fake(), tmp_path / "whole", SHARD_ROWS).folder)
+    sizes: list[list[int]] = []
+
+    class Watching(Fake):
+        def encode(self, texts: list[str]) -> Encoded:
+            sizes.append([len(text) for text in texts])
+            return super().encode(texts)
+
+    monkeypatch.setattr(encoding, "BLOCK_BYTES", 40)
+    vectors = embed(prompts(), Watching(), tmp_path, SHARD_ROWS)
+    assert shard_bytes(vectors.folder) == wanted
+    assert all(sum(block) <= 40 or len(block) == 1 for block in sizes)
+    assert {len(block) for block in sizes} == {1, 2, 3}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -68,6 +68,8 @@ class Encoder(ABC):
 
     dtype: str = "float16"
     """How vectors are stored: float16 or float32. Each vector must be finite in this type."""
+    uses_gpu: ClassVar[bool] = False
+    """Sessions run on a GPU where there is one, so that each worker of a cluster gets its own."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any] | None:

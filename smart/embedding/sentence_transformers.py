@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from huggingface_hub import errors, try_to_load_from_cache
@@ -63,6 +63,7 @@ class SentenceTransformers(Encoder):
     change which vectors are wanted."""
     dtype: str = "float16"
     """How vectors are stored: float16 or float32."""
+    uses_gpu: ClassVar[bool] = True
 
     def validate(self, problems: Problems) -> None:
         validate_dtype(self.dtype, problems)

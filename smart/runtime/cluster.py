@@ -11,13 +11,17 @@ import logging
 import os
 import pickle
 import platform
+import sys
+import sysconfig
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from typing import Any, Generic
+
+import numpy as np
 
 from smart.config import UserError, counted
 from smart.runtime.common_config import available_cores
@@ -119,13 +123,8 @@ def _connect(threads: int | None) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
         options |= {"num_cpus": threads or available_cores(), "include_dashboard": False}
-    forwarded = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _FORWARDED or name.startswith(("NUMBA_", "SMART_"))
-    }
     try:
-        ray.init(address, runtime_env={"env_vars": forwarded}, **options)
+        ray.init(address, runtime_env={"env_vars": _environment()}, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
         where = "executor=ray" if address == "local" else f"RAY_ADDRESS={address}"
@@ -134,6 +133,16 @@ def _connect(threads: int | None) -> None:
     log.info(
         "Ray: %s with %s.", counted(nodes, "node"), counted(int(ray.cluster_resources().get("CPU", 0)), "CPU")
     )
+
+
+def _environment() -> dict[str, str]:
+    """Of workers: what they need of the driver's, and where it finds modules that are not installed."""
+    library = os.path.dirname(sysconfig.get_path("stdlib"))  # from here on, the interpreter's own places
+    mine = takewhile(lambda place: not place.startswith(library), sys.path)
+    places = [os.path.abspath(place) for place in mine]
+    asked = {name: os.environ[name] for name in os.environ if name.startswith(("NUMBA_", "SMART_"))}
+    asked |= {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+    return asked | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
 
 
 @dataclass(frozen=True)
@@ -162,10 +171,52 @@ def _portable(error: Exception) -> BaseException:
     try:
         sent: BaseException = pickle.loads(pickle.dumps(error))
     except Exception:
-        sent = RuntimeError(f"{type(error).__name__}: {error}")
+        said = str(error)
+        sent = (
+            UserError(said)
+            if isinstance(error, UserError)
+            else RuntimeError(f"{type(error).__name__}: {said}")
+        )
     if not isinstance(error, UserError):
         sent.add_note(f"In a worker on {platform.node()}:\n{traceback.format_exc()}")
     return sent
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A task on its way to workers. They read its arrays from the memory that they share."""
+
+    content: bytes
+    arrays: list[np.ndarray]
+    folder: str
+    """The driver's, since options name files from there."""
+    path: list[str]
+    """The driver's, for code of the user's own."""
+
+    @classmethod
+    def of(cls, task: Task[Any, Any]) -> _Packed:
+        import ray.cloudpickle
+
+        buffers: list[pickle.PickleBuffer] = []
+        try:
+            content = ray.cloudpickle.dumps(task, protocol=5, buffer_callback=buffers.append)
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            raise UserError(f"executor=ray: cannot be sent to workers: {error}") from error
+        arrays = [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
+        return cls(content, arrays, os.getcwd(), sys.path)
+
+    def unpack(self) -> Task[Any, Any]:
+        with suppress(OSError):
+            os.chdir(self.folder)
+        sys.path += [place for place in self.path if place not in sys.path]
+        try:
+            task: Task[Any, Any] = pickle.loads(self.content, buffers=self.arrays)
+        except ImportError as error:
+            raise UserError(
+                f"executor=ray: a worker on {platform.node()} cannot begin: {error}",
+                "what a run imports must be there on every machine of the cluster, under the same name",
+            ) from error
+        return task
 
 
 class _Server:
@@ -174,11 +225,9 @@ class _Server:
     def __init__(self) -> None:
         self._opened = ExitStack()
 
-    def open(self, task: Task[Any, Any], worker: Worker, folder: str) -> _Reply:
-        """Get ready, in the driver's folder, since options name files from there."""
-        with suppress(OSError):
-            os.chdir(folder)
-        reply = _Reply.of(lambda: self._opened.enter_context(task.open(worker)))
+    def open(self, task: _Packed, worker: Worker) -> _Reply:
+        """Get ready."""
+        reply = _Reply.of(lambda: self._opened.enter_context(task.unpack().open(worker)))
         self._work = reply.result
         return _Reply(error=reply.error)
 
@@ -212,10 +261,7 @@ class _Pool(Generic[Item, Result]):
         import ray
 
         self.ray, self.size = ray, size
-        try:
-            self.task = ray.put(task)
-        except (TypeError, AttributeError, pickle.PicklingError) as error:
-            raise UserError(f"executor=ray: cannot be sent to workers: {error}") from error
+        self.task = ray.put(_Packed.of(task))
         self.hands: list[_Hand[Item]] = [self._hire() for _ in range(size.workers)]
         self.waiting: deque[_Job[Item]] = deque()
         """Lost with a worker, or the next one."""
@@ -238,7 +284,7 @@ class _Pool(Generic[Item, Result]):
             .options(num_cpus=self.size.worker.threads, num_gpus=self.size.gpus, max_restarts=0)
             .remote()
         )
-        return _Hand(actor, actor.open.remote(self.task, self.size.worker, os.getcwd()))
+        return _Hand(actor, actor.open.remote(self.task, self.size.worker))
 
     def _hand_out(self, todo: Iterator[_Job[Item]]) -> bool:
         """Give workers what they have room for; False where all is done."""
@@ -264,11 +310,8 @@ class _Pool(Generic[Item, Result]):
             hand = promised[promise]
             try:
                 result = self.ray.get(promise).get()
-            except self.ray.exceptions.RayTaskError as error:
-                raise UserError(
-                    f"executor=ray: a worker cannot begin: {error.cause}",
-                    "code of your own must be importable on every machine of the cluster, by its PYTHONPATH",
-                ) from error
+            except self.ray.exceptions.RayTaskError:  # not of the work, whose errors are in the reply
+                raise
             except self.ray.exceptions.RayError as error:
                 self._replace(hand, error)
                 continue

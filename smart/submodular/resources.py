@@ -86,7 +86,10 @@ class MemoryLimitError(MemoryError):
             f"{what} needs {needed / 1e9:.2f} GB above the vectors, and the limit is {limit / 1e9:.2f} GB: raise "
             "memory_limit, or use optimizer='partition' (approximate)"
         )
-        self.needed, self.limit = needed, limit
+        self.needed, self.limit, self.what = needed, limit, what
+
+    def __reduce__(self) -> tuple[type, tuple[int, int, str]]:
+        return type(self), (self.needed, self.limit, self.what)
 
 
 def parse_memory(limit: int | str | None) -> int:

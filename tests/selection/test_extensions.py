@@ -101,6 +101,10 @@ MIXED = ("collection=mine", "encoder=mine", "fn=mine", "instance_fn=mine", "weig
 
 @pytest.fixture
 def own(tmp_path: Path) -> list[str]:
+    return write_choices(tmp_path)
+
+
+def write_choices(tmp_path: Path) -> list[str]:
     """--config-dir of a folder with a choice named mine in each group."""
     for group, target in {
         "collection": "Sums",

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from smart.collection.schema import Collection
-from smart.reading import ROW, ArrowFile, RowView, map_arrow, write_arrow
+from smart.reading import ROW, ArrowFile, RowView, map_arrow, write_arrow, write_tables
 from smart.runtime.content import ContentHashes
 from smart.runtime.files import hash_bytes
 from smart.runtime.locks import owned
@@ -115,8 +115,7 @@ def write_index(
         splits: dict[str, Any] = {}
         for name, rows in collection.splits.items():
             (draft / name).mkdir()
-            with pa.ipc.new_file(str(draft / name / _LABELS), rows.labels.schema) as writer:
-                writer.write_table(rows.labels.combine_chunks())
+            write_tables(draft / name / _LABELS, rows.labels.schema, [rows.labels.combine_chunks()])
             if name == "validation" and rows.texts is collection.train_rows.texts:
                 splits[name] = "train"
             elif files.get(name):

@@ -34,6 +34,7 @@ from smart.runtime.content import ContentHashes
 from smart.runtime.hub import offline
 from smart.runtime.locks import owned
 from smart.runtime.manifest import read_manifest
+from smart.runtime.plans import writing_nothing
 from smart.runtime.speed import is_gpu_here, measure
 from smart.runtime.tracking import track
 from smart.selection.keys import VERSION as SELECT
@@ -133,7 +134,7 @@ def plan(config: ReproduceConfig) -> str:
 
         torch.set_num_threads(config.threads)
     reader = Pools(config.output_root)
-    with offline():
+    with offline(), writing_nothing():
         pools = reader.of_study(made.study)
         texts = known_texts(made.study, pools, _heldout_table(made))
     dtypes = [(made.study.config(run).get("tuning") or {}).get("dtype") for run in made.study.runs]

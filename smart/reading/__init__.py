@@ -4,7 +4,7 @@ Text comes out as it went in, to the byte, or its row is named in a `Fault`: no 
 date or a boolean, and nothing is repaired in silence.
 """
 
-from smart.reading.converted import ArrowFile, map_arrow, read_mapped, write_arrow
+from smart.reading.converted import ArrowFile, map_arrow, read_mapped, write_arrow, write_tables
 from smart.reading.faults import Fault, apart, fault_where, one_each, refusal
 from smart.reading.files import SPLITS, SUFFIXES, distinct, file_identity, suffix_of
 from smart.reading.json_rows import decode_json
@@ -84,4 +84,5 @@ __all__ = [
     "text_hashes",
     "turns_of",
     "write_arrow",
+    "write_tables",
 ]

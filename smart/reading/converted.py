@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,17 @@ def map_arrow(path: Path) -> pa.Table:
 
 def write_arrow(path: Path, batches: Iterable[Mapping[str, pa.ChunkedArray]]) -> None:
     """Write columns of text as large strings, batch by batch; no file for no batches."""
-    writer: pa.RecordBatchFileWriter | None = None
-    try:
-        for batch in batches:
-            table = pa.table({name: column.cast(TEXT) for name, column in batch.items()})
-            writer = writer or pa.ipc.new_file(str(path), table.schema)
+    tables = (pa.table({name: column.cast(TEXT) for name, column in batch.items()}) for batch in batches)
+    first = next(tables, None)
+    if first is not None:
+        write_tables(path, first.schema, chain([first], tables))
+
+
+def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write tables of a schema to an Arrow file; the file is closed on errors too, such as of a full disk."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for table in tables:
             writer.write_table(table)
-    finally:
-        if writer:
-            writer.close()
 
 
 def read_mapped(

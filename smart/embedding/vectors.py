@@ -15,6 +15,7 @@ from smart.config import UserError, counted
 from smart.reading import row_hashes
 from smart.runtime.files import hash_bytes
 from smart.runtime.locks import owned
+from smart.runtime.manifest import make_key
 from smart.runtime.progress import progress
 from smart.runtime.sealed import read_sealed, write_sealed
 from smart.templates import TEMPLATES
@@ -50,6 +51,29 @@ class Vectors:
         if step != 1:
             raise ValueError(f"vectors are read in order, but the slice has step {step}")
         return np.array(self.read(start, max(start, stop)), dtype=np.float32)
+
+    def keep(self, mask: np.ndarray) -> Vectors:
+        """The vectors where `mask` (bool, (n,)) holds, under a key of their own, without copying them."""
+        places = np.flatnonzero(mask)
+        key = make_key({"rows": hash_bytes([places.astype("<i8").tobytes()])}, [self.key], 1)
+        read = _SomeRows(self.read, places)
+        return Vectors(key, self.folder.parent / key, len(places), self.d, self.truncated, read)
+
+
+@dataclass(frozen=True)
+class _SomeRows:
+    """Reads the rows at some places, which ascend; can be pickled where `read` can."""
+
+    read: Callable[[int, int], np.ndarray]
+    places: np.ndarray
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        places = self.places[start:stop]
+        if not len(places):
+            return self.read(0, 0)
+        first = int(places[0])
+        found: np.ndarray = self.read(first, int(places[-1]) + 1)[places - first]
+        return found
 
 
 class ShardReader:

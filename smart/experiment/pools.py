@@ -41,6 +41,8 @@ class Pools:
         # A plan writes nothing, but a collection that is kept already may be read.
         overrides += [] if (self.root / "cache/collections").exists() else ["plan=true"]
         composed = compose("select", overrides)
+        if composed.values.get("deduplicate"):  # looking for duplicates takes too long for a plan, and writes
+            composed = compose("select", [*overrides, "plan=true"])
         config, key = read_config(SelectConfig, composed), pool_key(composed)
         if key not in self._known:
             self._known[key] = read_pool(config)

@@ -100,6 +100,7 @@ def render_card(
         *(f"![{figure}](figures/{figure})" for figure in figures),
         _COLUMNS if turns is None else _COLUMNS_OF_TURNS,
         _contamination(manifest.get("contamination")),
+        _duplicates(manifest.get("duplicates")),
         *(_block(key, manifest.get(key)) for key in ("config", "counts", "drops")),
         _LICENCE,
     ]
@@ -155,6 +156,15 @@ def _contamination(found: Mapping[str, Any] | None) -> str:
         more = sum(len(r["overlaps"]) for r in found["collection"].values()) - _OVERLAPS_SHOWN
         lines += [f"\n… and {more:,} more, in `manifest.json`."] if more > 0 else []
     return "\n".join(lines)
+
+
+def _duplicates(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return ""
+    return (
+        f"## Near-duplicates\n\nOf {counted(found['rows'], 'row')} {found['dropped']:,} were left out before the"
+        f" selection, since an earlier one is nearly the same: {found['sign']}."
+    )
 
 
 def _submixture_table(table: TaskBudgets) -> str:

@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator
+from annotated_types import Gt, Le
+from pydantic import AfterValidator, AllowInfNan
 
 from smart.collection import Source
 from smart.config import Count, Problems, UserError, check_options, code_of_targets, deciding, option
@@ -39,6 +40,7 @@ def _memory_limit(value: str | float | None) -> str | float | None:
     return value
 
 
+Similarity = Annotated[float, Gt(0), Le(1), AllowInfNan(False)]
 MemoryLimit = Annotated[str | int | float | None, AfterValidator(_memory_limit)]
 GROUPS = ("collection", "encoder", "fn", "weighting", "instance_fn", "strategy")
 
@@ -164,6 +166,10 @@ class SelectConfig(CommonConfig):
     """A collection file of unseen tasks, whose texts are looked for beside MMLU and BBH."""
     benchmark_data: Folder | None = option(None, role="input", through="pool")
     """A folder with mmlu.parquet and bbh.parquet to look for, instead of the hub."""
+    deduplicate: Literal["near", "semantic"] | None = option(None, role="input", through="pool", added=True)
+    """Leave out rows that nearly repeat an earlier one: near, by words of prompt and response; semantic, by vectors."""
+    deduplicate_threshold: Similarity | None = option(None, role="input", through="pool", added=True)
+    """The least similarity of such rows; None: 0.8 for near (Jaccard), 0.95 for semantic (cosine)."""
     export: Sequence[Export] = option(
         default_factory=list, role="free", added=True, hint="such as [axolotl,llamafactory]"
     )
@@ -186,12 +192,18 @@ class SelectConfig(CommonConfig):
             problems.add(
                 "heldout_data", self.heldout_data, "is looked for only with decontaminate=report or drop"
             )
+        if self.deduplicate_threshold is not None and not self.deduplicate:
+            problems.add(
+                "deduplicate_threshold",
+                self.deduplicate_threshold,
+                "is used only with deduplicate=near or semantic",
+            )
         if self.tokenizer and self.max_length < 2:
             problems.add("max_length", self.max_length, "must be a whole number of tokens, at least 2")
 
     @property
     def needs_vectors(self) -> bool:
-        return self.fn.needs_vectors or self.instance_fn.needs_vectors
+        return self.fn.needs_vectors or self.instance_fn.needs_vectors or self.deduplicate == "semantic"
 
     @property
     def strategy(self) -> str:

@@ -32,6 +32,7 @@ def describe_plan(config: SelectConfig, pool: Pool, num_tasks: int, budget: int)
         f"  orderings   {_orderings(config, pool, embedding, tasks)}",
     ]
     lines += [f"  benchmarks  {_benchmarks(config, pool)}"] if config.decontaminate else []
+    lines += [f"  duplicates  {_duplicates(pool)}"] if config.deduplicate else []
     return "\n".join([*lines, "", render_summary(tasks)] if tasks else lines)
 
 
@@ -42,6 +43,12 @@ def _benchmarks(config: SelectConfig, pool: Pool) -> str:
     return f"{counted(found, 'row')} with a question" + (
         ", left out" if config.decontaminate == "drop" else ""
     )
+
+
+def _duplicates(pool: Pool) -> str:
+    if pool.duplicates is None:
+        return f"to be looked for in {counted(len(pool.rows), 'row')}"
+    return f"{counted(pool.duplicates.count, 'row')} near an earlier one, left out"
 
 
 def _embeddings(embedding: EmbeddingPlan | None) -> str:

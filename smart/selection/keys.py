@@ -19,12 +19,16 @@ def pool_key(composed: Composition) -> str:
 
     Two selections with equal keys read the same rows: fetching, plans and grids do it once for both.
     """
-    return make_key(_asked_through("pool", composed), [], 1)
+    asked = _asked_through("pool", composed)
+    if composed.values.get("deduplicate") == "semantic":  # by the vectors
+        asked |= _asked_through("vectors", composed)
+    return make_key(asked, [], 1)
 
 
 def vectors_key(composed: Composition) -> str | None:
-    """Names the vectors that a configuration asks for; None where neither fn nor instance_fn needs any."""
-    if not any(needs_vectors(composed.values[axis]) for axis in ("fn", "instance_fn")):
+    """Names the vectors that a configuration asks for; None where nothing needs any."""
+    semantic = composed.values.get("deduplicate") == "semantic"
+    if not semantic and not any(needs_vectors(composed.values[axis]) for axis in ("fn", "instance_fn")):
         return None
     return make_key(_asked_through("vectors", composed), [pool_key(composed)], 1)
 

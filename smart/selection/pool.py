@@ -14,7 +14,7 @@ from smart.collection import Collection, Groups, load
 from smart.collection.loading import say_dropped
 from smart.config import UserError, counted
 from smart.conversation import from_json
-from smart.embedding import Memory, Prompts
+from smart.embedding import Memory, Prompts, Vectors
 from smart.model.chat import ChatFormat
 from smart.model.chat import fits as conversations_fit
 from smart.model.pretrained import read_tokenizer
@@ -28,6 +28,7 @@ from smart.runtime.progress import progress
 from smart.runtime.sealed import read_sealed, write_sealed
 from smart.selection.config import SelectConfig
 from smart.selection.decontamination import Contamination, look_for_benchmarks
+from smart.selection.duplicates import Duplicates, find_duplicates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,6 +55,10 @@ class Pool:
     """For the manifest: rows read and dropped, per split and reason."""
     contamination: Contamination | None
     """Rows with benchmarks' questions; None where nobody looked."""
+    duplicates: Duplicates | None = None
+    """Rows near an earlier one, which are left out; None where nobody looked."""
+    vectors: Vectors | None = None
+    """Of the prompts, where finding duplicates has made them."""
 
 
 def read_pool(config: SelectConfig) -> Pool:
@@ -98,9 +103,20 @@ def read_pool(config: SelectConfig) -> Pool:
                 f"max_length={config.max_length}: every response of the collection is longer; raise it"
             )
     groups = Groups.of(rows.labels)
+    duplicates = vectors = None
+    if config.deduplicate:
+        prompts = _prompts(config, collection, rows, groups, drops["train"]["rows_read"])
+        duplicates = find_duplicates(config, collection, rows, groups, prompts)
+    if duplicates:
+        drops["train"][f"{duplicates.kind}_duplicates"] = duplicates.count
+        say_dropped("train", "they are near an earlier row", duplicates.count, len(rows))
+        if duplicates.vectors:
+            vectors = duplicates.vectors.keep(~duplicates.mask[groups.order])
+        rows = rows.keep(~duplicates.mask)
+        groups = Groups.of(rows.labels)
     log.info("The pool holds %s of %s.", counted(len(rows), "row"), counted(len(groups.tasks), "task"))
     prompts = _prompts(config, collection, rows, groups, drops["train"]["rows_read"])
-    return Pool(collection, rows, validation, groups, prompts, source, drops, found)
+    return Pool(collection, rows, validation, groups, prompts, source, drops, found, duplicates, vectors)
 
 
 def _prompts(

@@ -204,6 +204,7 @@ def _write(
         "distinct_vectors": selection.distinct,
         "drops": pool.drops,
         **_contamination(pool, selection, validation),
+        **({"duplicates": pool.duplicates.describe()} if pool.duplicates else {}),
         "warnings": selection.warnings,
         "approximation": selection.approximation,
         "versions": versions("numpy", "pyarrow", "numba"),

@@ -3,33 +3,56 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from smart.config import counted
-from smart.embedding import EmbeddingPlan, TaskStatistics, Vectors, embed, plan_embedding, task_statistics
+from smart.embedding import (
+    EmbeddingPlan,
+    Prompts,
+    TaskStatistics,
+    Vectors,
+    embed,
+    plan_embedding,
+    task_statistics,
+)
 from smart.model.fingerprint import text_key
 from smart.runtime.names import joined
 from smart.selection.config import SelectConfig
-from smart.selection.pool import Pool
+
+if TYPE_CHECKING:
+    from smart.selection.pool import Pool
 
 FEW_DISTINCT = 0.5
 """Below this share of distinct vectors, ties decide most of the order inside a group."""
 
 
 def plan_vectors(config: SelectConfig, pool: Pool) -> EmbeddingPlan | None:
-    """What embedding would do; None where neither fn nor instance_fn needs vectors."""
+    """What embedding would do; None where nothing needs vectors."""
     if not config.needs_vectors:
         return None
-    return plan_embedding(pool.prompts, config.encoder, config.cache / "embeddings")
+    if pool.vectors is not None:
+        return EmbeddingPlan(pool.vectors.key, rows=0, bytes=0)
+    return plan_prompts(config, pool.prompts)
+
+
+def plan_prompts(config: SelectConfig, prompts: Prompts) -> EmbeddingPlan:
+    """What embedding these prompts would do."""
+    return plan_embedding(prompts, config.encoder, config.cache / "embeddings")
 
 
 def make_vectors(config: SelectConfig, pool: Pool) -> tuple[Vectors, TaskStatistics] | None:
-    """Vectors and task means; None where neither fn nor instance_fn needs any."""
+    """Vectors and task means; None where nothing needs any."""
     if not config.needs_vectors:
         return None
-    vectors = embed(pool.prompts, config.encoder, config.cache / "embeddings", executor=config.workers())
+    vectors = embed_prompts(config, pool.prompts) if pool.vectors is None else pool.vectors
     return vectors, task_statistics(vectors, pool.groups.offsets, len(pool.groups.templates))
+
+
+def embed_prompts(config: SelectConfig, prompts: Prompts) -> Vectors:
+    """Vectors of these prompts, found or made."""
+    return embed(prompts, config.encoder, config.cache / "embeddings", executor=config.workers())
 
 
 def input_keys(config: SelectConfig, pool: Pool) -> list[str]:
@@ -40,6 +63,8 @@ def input_keys(config: SelectConfig, pool: Pool) -> list[str]:
     rows = [pool.collection.fingerprint] + ([pool.contamination.key] if pool.contamination else [])
     if config.tokenizer and (tokenizer := text_key(Path(config.tokenizer))):  # of a folder: what it holds
         rows.append(tokenizer)
+    if pool.duplicates:
+        rows.append(pool.duplicates.key)
     planned = plan_vectors(config, pool)
     if planned is None:
         return rows

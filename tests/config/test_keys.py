@@ -150,6 +150,8 @@ DECIDE: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
             COPIES,
             (*COPIES, "drop_duplicates=true"),
         ),
+        "deduplicate": ((), ("deduplicate=near",)),
+        "deduplicate_threshold": (("deduplicate=near",), ("deduplicate=near", "deduplicate_threshold=0.7")),
         "tokenizer": ((), ("tokenizer=tokenizer",)),
         "max_length": (("tokenizer=tokenizer",), ("tokenizer=tokenizer", "max_length=64")),
         "separator": ((), ("separator='|'",)),

@@ -163,7 +163,8 @@ def _duplicates(found: Mapping[str, Any] | None) -> str:
         return ""
     return (
         f"## Near-duplicates\n\nOf {counted(found['rows'], 'row')} {found['dropped']:,} were left out before the"
-        f" selection, since an earlier one is nearly the same: {found['sign']}."
+        f" selection, among them all rows of {counted(found['tasks_dropped'], 'task')}, since an earlier one is nearly"
+        f" the same: {found['sign']}."
     )
 
 

@@ -43,6 +43,8 @@ class Duplicates:
     """Key of how they are looked for, and in which vectors."""
     mask: np.ndarray
     """bool (n,): rows that are left out, each near an earlier one which stays."""
+    tasks: int
+    """How many tasks lose all of their rows."""
     vectors: Vectors | None
     """Of all rows, in group order; None where they were not needed."""
 
@@ -57,6 +59,7 @@ class Duplicates:
             "sign": f"{SIGNS[self.kind]} of at least {self.threshold:g}",
             "rows": len(self.mask),
             "dropped": self.count,
+            "tasks_dropped": self.tasks,
         }
 
 
@@ -94,14 +97,14 @@ def find_duplicates(
             content = read_sealed(path, sealed)
             if content is None:
                 if vectors is None:
-                    tasks = _task_of_each(groups)
-                    mask = near_duplicates(reader(rows), tasks, threshold, config.cores())
+                    mask = near_duplicates(reader(rows), _task_of_each(groups), threshold, config.cores())
                 else:
                     mask = semantic_duplicates(vectors, groups, threshold, config.cores())
                 content = np.packbits(mask).tobytes()
                 write_sealed(path, sealed, content)
     mask = np.unpackbits(np.frombuffer(content, np.uint8), count=len(rows)).astype(bool)
-    found = Duplicates(kind, threshold, key, mask, vectors)
+    tasks = len(groups.tasks) - len(np.unique(_task_of_each(groups)[~mask]))
+    found = Duplicates(kind, threshold, key, mask, tasks, vectors)
     log.info("Near an earlier row: %s of %s.", f"{found.count:,}", counted(len(rows), "row"))
     return found
 

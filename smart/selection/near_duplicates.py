@@ -61,7 +61,7 @@ Read = Callable[[np.ndarray], pa.LargeStringArray]
 def near_duplicates(read: Read, tasks: np.ndarray, threshold: float, threads: int) -> np.ndarray:
     """bool (n,): rows that are near an earlier row which stays. The same for any number of threads.
 
-    Memory is 100 bytes a row (at a threshold of 0.8), and BLOCK texts with their sets for each thread.
+    Memory is 120 bytes a row (at a threshold of 0.8), and BLOCK texts with their sets for each thread.
 
     Args:
         read: gives texts; it is called from several threads.
@@ -84,8 +84,10 @@ def near_duplicates(read: Read, tasks: np.ndarray, threshold: float, threads: in
             bar.update(len(rows))
     dropped = _copies(whole, tasks)
     wanted = np.flatnonzero(~dropped & (whole != 0))
-    before = np.stack([chain(wanted[np.argsort(band[wanted], kind="stable")], band) for band in hashes])
-    del hashes
+    before = hashes.view(np.int32)  # in its place, for memory
+    for band, into in zip(hashes, before, strict=True):
+        into[:] = chain(wanted[np.argsort(band[wanted], kind="stable")], band)
+    del whole, wanted
     _drop_near(read, tasks, common, before, dropped, threshold)
     return dropped
 

@@ -109,7 +109,10 @@ def read_pool(config: SelectConfig) -> Pool:
         duplicates = find_duplicates(config, collection, rows, groups, prompts)
     if duplicates:
         drops["train"][f"{duplicates.kind}_duplicates"] = duplicates.count
-        say_dropped("train", "they are near an earlier row", duplicates.count, len(rows))
+        reason = "they are near an earlier row"
+        if duplicates.tasks:
+            reason += f", among them all rows of {counted(duplicates.tasks, 'task')}"
+        say_dropped("train", reason, duplicates.count, len(rows))
         if duplicates.vectors:
             vectors = duplicates.vectors.keep(~duplicates.mask[groups.order])
         rows = rows.keep(~duplicates.mask)

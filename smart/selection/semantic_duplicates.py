@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from smart.collection import Groups
 from smart.embedding import Vectors
@@ -37,6 +38,8 @@ ROUNDING = 1e-3
 """More than the error of a cosine in float32."""
 NUMBERS = 1 << 22
 """Of the vectors of pairs that are decided by float64 at a time."""
+ALONE = 20_000
+"""Rows from which a task gets all threads to itself, in its products of matrices; others share them, one each."""
 TOGETHER = 4_000
 """Rows of tasks that a thread is given at a time."""
 
@@ -58,15 +61,20 @@ def semantic_duplicates(vectors: Vectors, groups: Groups, threshold: float, thre
         return [_of_task(vectors, groups, task, threshold) for task in tasks]
 
     largest_first = np.argsort(-sizes, kind="stable").tolist()
-    todo = packs(largest_first, lambda task: int(sizes[task]), TOGETHER)
-    with (
-        single_threaded_blas(),
-        progress(total=vectors.n, desc="Looking for semantic duplicates", unit=" rows") as bar,
-    ):
-        for tasks, found in map_unordered(look, todo, threads):
-            for rows in found:
-                dropped[rows] = True
-            bar.update(int(sizes[tasks].sum()))
+    large = int((sizes >= ALONE).sum())
+    with progress(total=vectors.n, desc="Looking for semantic duplicates", unit=" rows") as bar:
+
+        def go(tasks: list[int], threads: int) -> None:
+            todo = packs(tasks, lambda task: int(sizes[task]), TOGETHER)
+            for pack, found in map_unordered(look, todo, threads):
+                for rows in found:
+                    dropped[rows] = True
+                bar.update(int(sizes[pack].sum()))
+
+        with threadpool_limits(threads, user_api="blas"):
+            go(largest_first[:large], threads=1)
+        with single_threaded_blas():
+            go(largest_first[large:], threads)
     return dropped
 
 

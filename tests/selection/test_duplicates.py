@@ -97,7 +97,10 @@ def test_repeats_are_left_out_told_and_looked_for_once(
     assert made.manifest["duplicates"]["rows"] == 240
     assert made.manifest["duplicates"]["dropped"] == len(repeats)
     card = (made.path / "README.md").read_text()
-    assert f"Of 240 rows {len(repeats)} were left out before the selection" in card
+    assert (
+        f"Of 240 rows {len(repeats)} were left out before the selection, among them all rows of 0 tasks"
+        in card
+    )
     assert made.manifest["counts"]["pool_rows"] == 240 - len(repeats)
 
     def refuse(*arguments: object) -> None:
@@ -182,6 +185,17 @@ def test_it_comes_after_all_else_that_is_left_out(options: dict[str, Any], tmp_p
     pool = read_pool(config_of(options, **more, drop_duplicates=True))
     assert left_out(pool) == [7, 150, 151, 239]
     assert (pool.drops["train"]["exact_duplicates"], pool.drops["train"]["near_duplicates"]) == (1, 3)
+
+
+def test_a_task_may_lose_all_of_its_rows(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    rows = pq.read_table(options["collection.path"]).to_pylist()
+    rows += [{**row, "task_name": "again", "inputs": f"Please: {row['inputs']}"} for row in rows[:40]]
+    pq.write_table(pa.Table.from_pylist(rows), options["collection.path"])
+    pool = read_pool(config_of(options, deduplicate="near", strategy="equal"))
+    assert [task for _, task in pool.groups.tasks] == ["t0", "t1"]
+    assert pool.duplicates is not None
+    assert pool.duplicates.describe()["tasks_dropped"] == 1
+    assert "they are near an earlier row, among them all rows of 1 task." in caplog.text
 
 
 def test_validation_rows_stay_as_they_are(options: dict[str, Any]) -> None:

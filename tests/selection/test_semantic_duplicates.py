@@ -63,6 +63,7 @@ def test_rows_are_those_of_all_pairs_one_after_the_other(monkeypatch: pytest.Mon
         wanted = all_pairs(vectors, groups, threshold)
         assert len(wanted) > 10
         for threads, block, tile, numbers in ((1, 1024, 4096, 1 << 22), (4, 7, 5, 100)):
+            monkeypatch.setattr("smart.selection.semantic_duplicates.ALONE", 250 if threads > 1 else 10_000)
             monkeypatch.setattr("smart.selection.semantic_duplicates.BLOCK", block)
             monkeypatch.setattr("smart.selection.semantic_duplicates.TILE", tile)
             monkeypatch.setattr("smart.selection.semantic_duplicates.NUMBERS", numbers)

@@ -62,7 +62,7 @@ class RayCluster:
         first = list(islice(waiting, 1))
         if not first:
             return
-        _connect(self.threads)
+        connect(self.threads)
         pool = _Pool(task, self._size(task))
         try:
             yield from pool.map(chain(first, waiting))
@@ -111,7 +111,7 @@ class _Size:
         return cls(workers, Worker(each, min(workers, max(cores) // each)))
 
 
-def _connect(threads: int | None) -> None:
+def connect(threads: int | None) -> None:
     """Join the cluster of RAY_ADDRESS, or start one here; it stays until the process ends."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as Ray will have it; else it warns

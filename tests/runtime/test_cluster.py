@@ -109,6 +109,31 @@ def test_an_item_that_kills_its_workers_ends_the_run(local: Executor, tmp_path: 
         list(local.map(Square(tmp_path, (2,), "always dies"), range(4)))
 
 
+@pytest.mark.full
+def test_a_node_may_go_in_the_middle(tmp_path: Path) -> None:
+    """Two machines of one processor each; the second is taken away when both have begun."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False)
+        found = []
+        with closing(RayCluster().map(Square(tmp_path, seconds=0.2), range(60))) as results:
+            for result in results:
+                found.append(result)
+                if second and len(list(tmp_path.glob("opened-*"))) == 2:
+                    cluster.remove_node(second, allow_graceful=False)
+                    second = None
+        assert second is None
+        assert sorted(found) == [(i, i * i) for i in range(60)], "each once"
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
 def test_without_ray_the_configuration_is_refused(
     run: Command, collection: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ _GENERATED_ROWS = 3_000
 """Rows that reasoning-gym generates a second; they are kept, so once."""
 _SEARCHED_ROWS = 7_000
 """Rows in which benchmarks' questions are looked for a second, once for each pool."""
-_ENCODED = {"wordllama": 3_200, "minilm": 60}
+_ENCODED = {"wordllama": 20_000, "minilm": 60}
 """Prompts that encoders for a CPU turn into vectors a second."""
 _ENCODER = 2 * 335e6 * 256
 """Operations of any other encoder for a prompt."""

@@ -109,7 +109,7 @@ def test_generation_reads_all_weights_for_each_token_of_a_batch() -> None:
 def test_vectors_and_orders_are_paid_for_once() -> None:
     config = {"budget": "25k", "encoder": {"_target_": "smart.embedding.WordLlama"}}
     first, second = (seconds("select", config, None, Texts([500] * 20, made=made)) for made in (False, True))
-    assert first - second == pytest.approx(10_000 / 3_200 + 8 * 20 * 500**2 * 256 / 1e12)
+    assert first - second == pytest.approx(10_000 / 20_000 + 8 * 20 * 500**2 * 256 / 1e12)
 
 
 def test_lengths_are_those_of_the_rows_by_the_models_own_tokenizer(tmp_path: Path) -> None:

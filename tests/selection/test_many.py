@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -91,8 +92,9 @@ def begin(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
     def start(*more: str, **environment: str) -> subprocess.Popen[str]:
         place = {"PYTHONPATH": str(tmp_path), "NOTES": str(tmp_path / "notes")}
+        interpreter = sys.executable if "-m" in more else python()  # launchers start what a fork can't be
         return subprocess.Popen(
-            [python(), str(ROOT / "select.py"), *own, *MIXED, "threads=1", *more],
+            [interpreter, str(ROOT / "select.py"), *own, *MIXED, "threads=1", *more],
             cwd=tmp_path, env={**os.environ, **place, **environment}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip

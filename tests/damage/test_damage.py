@@ -31,6 +31,8 @@ FREE = (".log", ".lock")
 """Files that nothing reads."""
 FOR_PEOPLE = ("cache/embeddings", "cache/orderings")
 """Caches whose manifest.json tells people what is there; damaged, it may stay."""
+IDLE = ("cache/collections/files/", "cache/collections/hashes/")
+"""What isn't read while the index of the collection is whole, but for the texts; and notes on states of files."""
 SAMPLE = 4
 """Cases in `make test`; `make test-full` tries them all, in so many parts."""
 PARTS = 4
@@ -60,6 +62,9 @@ AGAIN = {
     "cache/orderings": ("select",),
     "cache/contamination": ("select",),
     "cache/collections": ("select",),
+    "cache/prompts": ("select",),
+    "cache/trainable": ("select",),
+    "cache/duplicates": ("select",),
     "cache/models": ("train", "evaluate"),
     "cache/answers": ("evaluate",),
     "cache/benchmarks": ("evaluate",),
@@ -142,6 +147,7 @@ def try_again(study: Study, name: str, harm: Callable[[Path, random.Random], Non
     if wrong:
         return f"{case}: exit 0 with other {', '.join(wrong)}\n{said[-600:]}"
     told = place in FOR_PEOPLE and path.name == "manifest.json"
+    told |= name.startswith(IDLE) and not name.endswith(".arrow")
     if harmed is not None and not told and path.exists() and path.read_bytes() == harmed:
         return f"{case}: exit 0, and the damaged file is still there\n{said[-600:]}"
     return ""

@@ -19,13 +19,11 @@ which overflow, out of the hashes.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from smart.runtime.compiled import compiled
 
 LONGEST_WORD = 1 << 20
 """Bytes of a word that is still encoded: it is merged as a whole, in some 40 times its size of memory."""
@@ -41,9 +39,6 @@ _PROBES = 4  # places where a word may lie
 _MULTIPLIER, _MASK = 0x1E3779B97F4A7C15, (1 << 62) - 1
 _TOGETHER = 48  # tokens that are added up at a time
 _HEADS, _HEAD_BYTES = 64, 128  # sums over beginnings of a text: how many are kept, and how far apart
-
-log = logging.getLogger(__name__)
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Vocabulary(NamedTuple):
@@ -90,35 +85,14 @@ def new_scratch(dimensions: int, words: int = WORDS) -> Scratch:
     return Scratch(table, table.view(np.uint16), sums, np.zeros(_HEADS, np.int64), np.zeros(_HEADS, np.int64))
 
 
-def _compiled(function: Function) -> Function:
-    njit: Any = numba.njit
-    dispatcher: Function
-    try:
-        dispatcher = njit(cache=True, nogil=True)(function)
-    except RuntimeError as error:
-        if "no locator available" not in str(error):
-            raise
-        _say_that_nothing_is_kept()
-        dispatcher = njit(nogil=True)(function)
-    return dispatcher
-
-
-@cache
-def _say_that_nothing_is_kept() -> None:
-    log.warning(
-        "Neither the installation nor the home folder can be written to, so the default encoder is compiled again at"
-        " every start; name a folder that keeps it with NUMBA_CACHE_DIR."
-    )
-
-
-@_compiled
+@compiled
 def _mixed(x):  # type: ignore[no-untyped-def]
     """Hash of a number."""
     x = (x * _MULTIPLIER) & _MASK
     return x ^ (x >> 31)
 
 
-@_compiled
+@compiled
 def enter_merges(left, right, merges):  # type: ignore[no-untyped-def]
     """Fill the hash table of a vocabulary with merges, given by rank: int32 tokens."""
     for rank in range(len(left)):
@@ -129,7 +103,7 @@ def enter_merges(left, right, merges):  # type: ignore[no-untyped-def]
         merges[slot] = (pair << RANK_BITS) | rank
 
 
-@_compiled
+@compiled
 def _rank(left, right, merges):  # type: ignore[no-untyped-def]
     """Rank of the merge of two tokens, or -1."""
     pair = (left << TOKEN_BITS) | right
@@ -141,7 +115,7 @@ def _rank(left, right, merges):  # type: ignore[no-untyped-def]
     return found & ((1 << RANK_BITS) - 1) if found >= 0 else -1
 
 
-@_compiled
+@compiled
 def _push(heap, size, entry):  # type: ignore[no-untyped-def]
     """Put an entry into a heap; returns its size."""
     place = size
@@ -155,7 +129,7 @@ def _push(heap, size, entry):  # type: ignore[no-untyped-def]
     return size + 1
 
 
-@_compiled
+@compiled
 def _drop_first(heap, size):  # type: ignore[no-untyped-def]
     """Take the least entry out of a heap; returns its size."""
     size -= 1
@@ -172,7 +146,7 @@ def _drop_first(heap, size):  # type: ignore[no-untyped-def]
     return size
 
 
-@_compiled
+@compiled
 def _unmerged(text, start, stop, characters, byte_tokens):  # type: ignore[no-untyped-def]
     """A space's token, then those of a word's characters, or else of their bytes: int32, and how many."""
     tokens = np.empty(stop - start + 1, np.int32)
@@ -196,7 +170,7 @@ def _unmerged(text, start, stop, characters, byte_tokens):  # type: ignore[no-un
     return tokens, n
 
 
-@_compiled
+@compiled
 def _tokenised(text, start, stop, vocabulary):  # type: ignore[no-untyped-def]
     """Tokens of a word (int32), and how many.
 
@@ -242,7 +216,7 @@ def _tokenised(text, start, stop, vocabulary):  # type: ignore[no-untyped-def]
     return tokens, count
 
 
-@_compiled
+@compiled
 def _added_at(text, place, stop, added, sizes):  # type: ignore[no-untyped-def]
     """Number of the added token that stands at a place of the text, or -1."""
     first = 0
@@ -258,13 +232,13 @@ def _added_at(text, place, stop, added, sizes):  # type: ignore[no-untyped-def]
     return -1
 
 
-@_compiled
+@compiled
 def _is_mark(text, start, last):  # type: ignore[no-untyped-def]
     """True if a ▁, which the tokenizer cannot tell from a space, ends at a place of the text."""
     return last - start >= 2 and text[last] == 0x81 and text[last - 1] == 0x96 and text[last - 2] == 0xE2
 
 
-@_compiled
+@compiled
 def _word(text, start, stop, begins_added, added, added_sizes):  # type: ignore[no-untyped-def]
     """Where the word from `start` ends, and its last 21 bytes in three numbers, the last bytes first."""
     a, b, c = 1, 0, 0
@@ -285,7 +259,7 @@ def _word(text, start, stop, begins_added, added, added_sizes):  # type: ignore[
     return place, a, b, c
 
 
-@_compiled
+@compiled
 def _slot(words, a, b, c):  # type: ignore[no-untyped-def]
     """Where a word lies in the table, and True; or where to put it, perhaps in another's place, and False."""
     first = _mixed((a ^ (b * 31) ^ (c * 1023)) & _MASK)
@@ -299,7 +273,7 @@ def _slot(words, a, b, c):  # type: ignore[no-untyped-def]
     return slot, False
 
 
-@_compiled
+@compiled
 def _add(table, tokens, n, total):  # type: ignore[no-untyped-def]
     """Add rows of the table to a sum, one after the other; four are read at once, since most are far from the core."""
     k = 0
@@ -315,7 +289,7 @@ def _add(table, tokens, n, total):  # type: ignore[no-untyped-def]
         k += 1
 
 
-@_compiled
+@compiled
 def _shared(text, start, stop, other_start, other_stop):  # type: ignore[no-untyped-def]
     """How many bytes two texts have in common at their beginnings."""
     most = min(stop - start, other_stop - other_start)
@@ -325,7 +299,7 @@ def _shared(text, start, stop, other_start, other_stop):  # type: ignore[no-unty
     return n
 
 
-@_compiled
+@compiled
 def sum_tokens(text, offsets, order, vocabulary, table, scratch, sums, counts, refused):  # type: ignore[no-untyped-def]
     """Sum the vectors of each text's tokens.
 

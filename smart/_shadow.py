@@ -8,7 +8,7 @@ replaces itself by the module it hides when it is imported under that module's n
 import sys
 from importlib.machinery import BuiltinImporter, PathFinder
 from importlib.util import module_from_spec
-from os.path import abspath, dirname
+from os.path import abspath, dirname, isfile, join
 
 
 def give_way(name: str, file: str) -> None:
@@ -19,7 +19,7 @@ def give_way(name: str, file: str) -> None:
     """
     placeholder = sys.modules[name]
     here = dirname(abspath(file))
-    elsewhere = [entry for entry in sys.path if abspath(entry) != here]
+    elsewhere = [entry for entry in sys.path if abspath(entry) != here and not _is_clone(entry, name)]
     spec = BuiltinImporter.find_spec(name) or PathFinder.find_spec(name, elsewhere)
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
@@ -28,3 +28,8 @@ def give_way(name: str, file: str) -> None:
     spec.loader.exec_module(module)
     # A thread that waited for this import was handed the placeholder already: let it hold the same names.
     vars(placeholder).update({key: value for key, value in vars(module).items() if not key.startswith("__")})
+
+
+def _is_clone(folder: str, name: str) -> bool:
+    """Whether another clone lies there, whose script would give way in turn."""
+    return isfile(join(folder, f"{name}.py")) and isfile(join(folder, "smart", "_shadow.py"))

@@ -121,6 +121,18 @@ def test_hugging_face_evaluate(flags: str) -> None:
     )
 
 
+def test_two_clones_on_the_path(tmp_path: Path) -> None:
+    for name in ("select.py", "evaluate.py", "smart/_shadow.py", "smart/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", f"{CHECK} print('fine')"], env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == "fine\n", done.stderr[-2000:]
+
+
 def test_a_thread_that_waited_sees_the_real_module() -> None:
     run(sys.executable, "-c", THREADS)
 

@@ -15,7 +15,7 @@ from smart.collection import load
 from smart.config import code_of_targets
 from smart.experiment.run_graph import named_files
 from smart.mixture.turns import Layout
-from smart.reading import CONVERSATION
+from smart.reading import CONVERSATION, RowView
 from smart.runtime.content import ContentHashes
 from smart.runtime.files import atomic_file, hash_file
 from smart.runtime.locks import owned
@@ -72,5 +72,5 @@ def _stored(rows: pa.Table) -> pa.Table:
     """Turns as in mixtures."""
     if CONVERSATION not in rows.column_names:
         return rows
-    turns = Layout.of([rows]).columns(rows[CONVERSATION].to_pylist())
+    turns = Layout.of([RowView.of(rows)]).columns(rows[CONVERSATION].to_pylist())
     return pa.table({**turns, **{name: rows[name] for name in rows.column_names if name != CONVERSATION}})

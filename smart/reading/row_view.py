@@ -43,7 +43,9 @@ class RowView:
 
     @property
     def column_names(self) -> list[str]:
-        return [*(name for name in self.labels.column_names if name != ROW), *self.texts.column_names, ROW]
+        labels = self.labels.column_names
+        last = [ROW] if ROW in labels else []
+        return [*(name for name in labels if name != ROW), *self.texts.column_names, *last]
 
     @property
     def rows(self) -> np.ndarray:

@@ -71,17 +71,18 @@ class ContentHashes:
         seen = f"{path.resolve()} {' '.join(map(str, state))}"
         if seen in self._known:
             return self._known[seen]
-        note = self._memory / f"{hash_bytes([seen.encode()])}.sealed" if self._memory else None
-        remembered = read_sealed(note, seen) if note else None
-        if remembered is not None:
-            self._known[seen] = remembered.decode()
+        place = str(path.resolve())
+        note = self._memory / f"{hash_bytes([place.encode()])}.sealed" if self._memory else None
+        remembered = (read_sealed(note, place) or b"").decode().split("\n") if note else []
+        if remembered[:1] == [seen]:
+            self._known[seen] = remembered[1]
             return self._known[seen]
         with unchanged(path):
             found = hash_file(path)
         if time.time_ns() - max(state[-2:]) > self._SETTLED:
             self._known[seen] = found
             if note and may_write():
-                write_sealed(note, seen, found.encode())
+                write_sealed(note, place, f"{seen}\n{found}".encode())
         return found
 
 

@@ -6,7 +6,7 @@
 Collections are made first: FLAN-like, some 820 bytes a row, in compressed Parquet files of 250,000 rows. A task has
 four groups (template types) of log-normal sizes, 2,390 rows in the mean as in FLAN 2022 (17,587,432 rows, 1,840 tasks),
 so more rows are more tasks. Words are drawn from two million by Zipf's law, a third of them from words of the row's own
-task.
+task: the words of a tokenizer, and for the rare ones pairs of them.
 
 Each size is selected from three times, on one thread, by `python select.py collection=files fn=graphcut
 instance_fn=facility_location budget=2%`: from nothing; again with a budget of 1 % (what a sweep pays for one more
@@ -34,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 RESULTS = Path(__file__).parent / "results"
@@ -71,13 +72,17 @@ def group_sizes(rows: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def vocabulary(rng: np.random.Generator) -> pa.LargeStringArray:
-    """WORDS words of 1 to 11 letters, each with a space behind it."""
-    lengths = rng.integers(2, 12, WORDS)
-    letters = rng.integers(97, 123, lengths.sum() + WORDS).astype(np.uint8)
-    edges = np.concatenate([[0], np.cumsum(lengths + 1)]).astype(np.int64)
-    letters = letters[: edges[-1]]
-    letters[edges[1:] - 1] = 32
-    return pa.LargeStringArray.from_buffers(WORDS, pa.py_buffer(edges), pa.py_buffer(letters))
+    """WORDS words, each with a space behind it: those of the default encoder's tokenizer, then pairs of them."""
+    import wordllama
+
+    file = next(Path(wordllama.__file__).parent.rglob("*tokenizer*.json"))
+    tokens = json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"]
+    known = sorted(token[1:] for token in tokens if re.fullmatch("▁[A-Za-z]+", token))
+    single = pa.array(known, pa.large_string()).take(pa.array(rng.permutation(len(known))))
+    drawn = (single.take(pa.array(rng.integers(0, len(known), WORDS))) for _ in range(2))
+    words = pa.concat_arrays([single, pc.binary_join_element_wise(*drawn, pa.scalar("", pa.large_string()))])
+    space, nothing = pa.scalar(" ", pa.large_string()), pa.scalar("", pa.large_string())
+    return pc.binary_join_element_wise(words[:WORDS], space, nothing)
 
 
 def write_collection(folder: Path, rows: int, seed: int = 0) -> None:
@@ -114,7 +119,7 @@ def _batch(
     group: np.ndarray, words: pa.LargeStringArray, chances: np.ndarray, rng: np.random.Generator
 ) -> pa.Table:
     task, template = np.divmod(group, len(TEMPLATES))
-    lengths = np.minimum(1 + rng.lognormal(4.35, 0.8, len(group)).astype(np.int64), 4_000)
+    lengths = np.minimum(1 + rng.lognormal(4.13, 0.8, len(group)).astype(np.int64), 4_000)
     drawn = np.searchsorted(chances, rng.random(lengths.sum()) * chances[-1])
     own = rng.random(len(drawn)) < 1 / 3
     of_task = np.repeat(task, lengths)[own] * 7_919 + rng.integers(0, OWN_WORDS, own.sum()) ** 2

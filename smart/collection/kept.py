@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from smart.collection.schema import Collection
-from smart.reading import ROW, ArrowFile, RowView, map_arrow, write_arrow, write_tables
+from smart.reading import ROW, ArrowFile, RowView, map_arrow, whole_numbers, write_arrow, write_tables
 from smart.runtime.content import ContentHashes
 from smart.runtime.files import hash_bytes
 from smart.runtime.locks import owned
@@ -202,7 +202,7 @@ def _text_batches(texts: pa.Table) -> Iterator[dict[str, pa.ChunkedArray]]:
 
 def _open(labels: Path, texts: pa.Table) -> RowView:
     table = map_arrow(labels)
-    return RowView(texts, table, table[ROW].to_numpy())
+    return RowView(texts, table, whole_numbers(table[ROW]))
 
 
 def _plain(kept: Kept, file: ArrowFile) -> dict[str, Any]:

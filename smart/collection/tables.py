@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from smart.collection.schema import LABELS, TEXTS
-from smart.reading import CONVERSATION, RowView, text_hashes
+from smart.reading import CONVERSATION, RowView, text_hashes, whole_numbers
 from smart.runtime.files import hash_bytes
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -79,6 +79,6 @@ def fingerprint(labels: pa.Table, hashes: tuple[np.ndarray, ...]) -> str:
             yield code.tobytes()
         for array in hashes:
             yield array.tobytes()
-        yield labels["row"].to_numpy().tobytes()
+        yield whole_numbers(labels["row"]).tobytes()
 
     return hash_bytes(parts())

@@ -10,7 +10,7 @@ from smart.reading.files import SPLITS, SUFFIXES, distinct, file_identity, suffi
 from smart.reading.json_rows import decode_json
 from smart.reading.parsed import LINE
 from smart.reading.reader import Batch, Rows, read, scan
-from smart.reading.row_view import ROW, RowView, take_texts
+from smart.reading.row_view import ROW, RowView, take_texts, whole_numbers
 from smart.reading.shapes import (
     CONVERSATION,
     SHAPED,
@@ -83,6 +83,7 @@ __all__ = [
     "task_column",
     "text_hashes",
     "turns_of",
+    "whole_numbers",
     "write_arrow",
     "write_tables",
 ]

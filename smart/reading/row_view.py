@@ -50,7 +50,7 @@ class RowView:
     @property
     def rows(self) -> np.ndarray:
         """int64 (n,): row numbers in the collection as read."""
-        return self.labels[ROW].to_numpy()
+        return whole_numbers(self.labels[ROW])
 
     def keep(self, mask: np.ndarray) -> RowView:
         """The rows where `mask` (bool, (n,)) holds."""
@@ -79,6 +79,19 @@ class RowView:
             return pa.table({name: whole[name] for name in self.column_names})
         tables = list(self.batches()) or [self.take(np.empty(0, np.int64))]
         return pa.concat_tables(tables).unify_dictionaries()
+
+
+def whole_numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """int64 (n,) from a column of int64 without nulls; not copied if it lies in one piece.
+
+    ChunkedArray.to_numpy imports pandas, for half a second.
+    """
+    parts = [
+        np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + len(chunk)]
+        for chunk in column.chunks
+        if len(chunk)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def take_texts(column: pa.ChunkedArray, positions: np.ndarray) -> pa.LargeStringArray:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 150
+DPI = 120
+COMPRESSION = 3
+"""Of PNGs, from 0 to 9: a tenth larger than at matplotlib's 6, in a third of the time."""
 # Okabe and Ito's palette, readable without full colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 
@@ -64,4 +66,5 @@ def new_figure(width: float | None = None, height: float | None = None) -> Figur
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    options = {"compress_level": COMPRESSION}
+    figure.savefig(path, dpi=DPI, metadata={"Software": None}, pil_kwargs=options)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 
-from smart.config import Infeasible, counted
+from smart.config import Infeasible, code_of_targets, counted
 from smart.mixture import TaskBudgets, distribute
+from smart.runtime.files import hash_bytes
+from smart.runtime.manifest import make_key
+from smart.runtime.plans import may_write
+from smart.runtime.sealed import read_sealed, write_sealed
 from smart.selection.config import SelectConfig
 from smart.selection.pool import Pool
 from smart.submodular import maximize
+
+VERSION = 1
+"""Raised whenever the same function orders the same tasks otherwise."""
 
 
 def resolve_sizes(config: SelectConfig, pool: Pool) -> tuple[int, int]:
@@ -43,10 +52,32 @@ def budget_tasks(
         Infeasible: where the selected tasks hold fewer rows than `budget`.
     """
     fn, groups = config.fn, pool.groups
-    with fn.explained("fn"):
-        f = fn.make(task_means) if fn.needs_vectors else fn.make(n=len(groups.tasks), seed=config.seed)
-        chosen = maximize(f, budget=num_tasks, threads=config.cores())
-    gains = chosen.gains if fn.needs_vectors else None
-    return distribute(
-        groups.tasks, groups.sizes, chosen.order, gains, config.weighting, budget, groups.templates
-    )
+    if fn.needs_vectors:
+        assert task_means is not None
+        order, gains = _order_by_vectors(config, task_means, num_tasks)
+    else:
+        f = fn.make(n=len(groups.tasks), seed=config.seed)
+        with fn.explained("fn"):
+            order, gains = maximize(f, budget=num_tasks, threads=config.cores()).order, None
+    return distribute(groups.tasks, groups.sizes, order, gains, config.weighting, budget, groups.templates)
+
+
+def _order_by_vectors(
+    config: SelectConfig, task_means: np.ndarray, num_tasks: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tasks in greedy order, int64 (num_tasks,), and their gains, float64; kept, since budgets share them."""
+    part = config.deciding()["fn"]
+    asked = {"fn": part, "code": code_of_targets(part), "num_tasks": num_tasks}
+    key = make_key(asked, [hash_bytes([np.ascontiguousarray(task_means).tobytes()])], VERSION)
+    file = config.cache / "tasks" / f"{key}.sealed"
+    content = read_sealed(file, key)
+    if content is not None:
+        with np.load(io.BytesIO(content)) as kept:
+            return kept["order"], kept["gains"]
+    with config.fn.explained("fn"):
+        chosen = maximize(config.fn.make(task_means), budget=num_tasks, threads=config.cores())
+    if may_write():
+        buffer = io.BytesIO()
+        np.savez(buffer, order=chosen.order, gains=chosen.gains)
+        write_sealed(file, key, buffer.getvalue())
+    return chosen.order, chosen.gains

@@ -63,6 +63,7 @@ AGAIN = {
     "cache/contamination": ("select",),
     "cache/collections": ("select",),
     "cache/prompts": ("select",),
+    "cache/tasks": ("select",),
     "cache/trainable": ("select",),
     "cache/duplicates": ("select",),
     "cache/models": ("train", "evaluate"),

@@ -56,8 +56,8 @@ def budget_tasks(
         assert task_means is not None
         order, gains = _order_by_vectors(config, task_means, num_tasks)
     else:
-        f = fn.make(n=len(groups.tasks), seed=config.seed)
         with fn.explained("fn"):
+            f = fn.make(n=len(groups.tasks), seed=config.seed)
             order, gains = maximize(f, budget=num_tasks, threads=config.cores()).order, None
     return distribute(groups.tasks, groups.sizes, order, gains, config.weighting, budget, groups.templates)
 
